@@ -1,0 +1,101 @@
+"""The seams: what a backend gives the synthesizer, and what a network gives the engine.
+
+Imports no torch: tensors appear here as names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from higgs_server.types import AudioChunk, Cancellation, ModelInfo, Script
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Backend(Protocol):
+    """One loaded model, as the synthesizer sees it. Methods may be called from many threads at once."""
+
+    info: ModelInfo
+
+    def check(self, script: Script) -> None:
+        """Raises Unsupported (or another SpeechError) if this script cannot be spoken, before any sound."""
+
+    def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
+        """Speaks. The last chunk carries the finish reason. Raises Cancelled soon after a cancellation."""
+
+    def close(self) -> None:
+        """Stops threads and frees memory; what is being spoken ends with Cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """Consecutive text tokens of a prompt: ids [n]."""
+
+    token_ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRun:
+    """Consecutive audio rows of a prompt, delay pattern applied: rows [n, codebooks]."""
+
+    rows: npt.NDArray[np.int64]
+
+
+Run = TextRun | AudioRun
+
+
+class FrameModel(Protocol):
+    """A network that predicts the next audio row, as the runner sees it.
+
+    The KV cache is one tensor [layers, 2, slots, kv_heads, max_len, head_dim] and a batch row is a slot. Neither
+    call waits for the device.
+    """
+
+    num_codebooks: int
+    codebook_size: int
+    """Codes a codebook has, stream-BOS and stream-EOS included (1026)."""
+    stream_bos_id: int
+    stream_eos_id: int
+    max_positions: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def new_kv_cache(self, slots: int, max_len: int) -> torch.Tensor:
+        """A zeroed cache [layers, 2, slots, kv_heads, max_len, head_dim]."""
+
+    def prefill(self, kv_cache: torch.Tensor, slot: int, start: int, runs: Sequence[Run]) -> torch.Tensor:
+        """Writes the runs into `slot` from position `start` on (positions before it are in the cache already).
+
+        Returns the logits after the last position, float32 [codebooks, codebook_size].
+        """
+
+    def decode(self, kv_cache: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """One decode step for slots 0 … B-1.
+
+        rows: int64 [B, codebooks], the rows sampled last; positions: int64 [B], where each is written. A row that is
+        not in use stands at position 0 and its result means nothing. Returns logits float32
+        [B, codebooks, codebook_size].
+        """
+
+
+class Codec(Protocol):
+    """Audio tokenizer: PCM <-> codec frames."""
+
+    sampling_rate: int
+    hop_length: int
+    """Samples a frame (960)."""
+    num_codebooks: int
+    context_frames: int
+    """Frames of context a window needs on each side to equal the whole decode (11)."""
+
+    def encode(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Mono float32 [n] at sampling_rate -> codes [frames, codebooks]."""
+
+    def decode(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Codes [batch, frames, codebooks] -> float32 [batch, frames * hop_length]."""

@@ -1,0 +1,353 @@
+"""The vocabulary of the server: what is asked, what is spoken, and what can go wrong.
+
+Knows nothing of HTTP, of files or of any model. Everything here is frozen; every other module speaks in these words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SAMPLING_RATE = 24_000
+"""Samples a second of everything spoken here: mono, both models' native rate."""
+
+DEFAULT_SCENE = "quiet_indoor"
+MAX_SEED = 2**63 - 1
+
+Samples = npt.NDArray[np.float32]
+"""Mono PCM at SAMPLING_RATE, float32 [n], nominally within [-1, 1]."""
+Codes = npt.NDArray[np.int64]
+"""Codec frames without delay, [frames, codebooks]."""
+
+FinishReason = Literal["stop", "length", "guard"]
+"""The model ended by itself, reached max_new_tokens, or was ended by the guard against endless speech."""
+
+Progress = Callable[[str, float], None]
+"""Called while a model loads: what is being done, and the fraction done so far (0 to 1)."""
+
+
+class Feature(StrEnum):
+    """What a backend can do. Values are the wire's names in `/info.supported_features`."""
+
+    SINGLE_SPEAKER = "单说话人音频生成"
+    MULTI_SPEAKER = "多说话人音频生成"
+    VOICE_CLONING = "语音克隆"
+    SMART_VOICE = "智能语音"
+    SCENE = "场景描述"
+    STREAMING = "流式生成"
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+class SpeechError(Exception):
+    """An error a user can act on. `str(error)` is English, `zh` the same in Chinese.
+
+    `code` is for programs, `status` is the HTTP status that says the same, `param` names the field at fault.
+    """
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, zh: str | None = None, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.zh = zh or message
+        self.param = param
+        if code:
+            self.code = code
+
+
+class InvalidRequest(SpeechError):
+    """A field is missing, of the wrong type or out of range."""
+
+    status, code = 422, "invalid_request"
+
+
+class NotFound(SpeechError):
+    """A voice, scene or profile of that name does not exist."""
+
+    status, code = 404, "not_found"
+
+
+class Unsupported(SpeechError):
+    """The loaded model cannot do what was asked; the message says what to start instead."""
+
+    status, code = 422, "unsupported"
+
+
+class TooLarge(SpeechError):
+    """Text, body or upload beyond its limit."""
+
+    status, code = 413, "too_large"
+
+
+class BadAudio(SpeechError):
+    """Bytes that no decoder takes for sound, or sound that is no use as a reference."""
+
+    status, code = 415, "bad_audio"
+
+
+class NotReady(SpeechError):
+    """No model can speak at present. `retry_after` is in seconds, None where waiting does not help."""
+
+    status, code = 503, "not_ready"
+
+    def __init__(self, message: str, zh: str | None = None, *, retry_after: int | None = None, code: str | None = None):
+        super().__init__(message, zh, code=code)
+        self.retry_after = retry_after
+
+
+class LoadError(SpeechError):
+    """A model cannot be had: hub out of reach, folder missing, not enough memory, extra not installed."""
+
+    status, code = 503, "model_unavailable"
+
+
+class Cancelled(Exception):
+    """The client has gone or asked to stop; nobody is there to read an error."""
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+class SamplingParams(BaseModel):
+    """How codec frames are drawn. Field names, ranges and defaults are the wire's (`POST /generate`)."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    temperature: Annotated[
+        float,
+        Field(ge=0.0, le=2.0, allow_inf_nan=False, description="Randomness; 0 always takes the likeliest code."),
+    ] = 0.7
+    top_k: Annotated[
+        int | None, Field(ge=0, description="Draw among the k likeliest codes; null or 0 switches it off.")
+    ] = 50
+    top_p: Annotated[
+        float,
+        Field(gt=0.0, le=1.0, allow_inf_nan=False, description="Draw among the likeliest codes that sum to this."),
+    ] = 0.95
+    max_new_tokens: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Longest answer in frames (25 a second); null for the server's --max-new-tokens, its cap.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_SEED, description="Same seed and request, same audio; null draws one and returns it."),
+    ] = None
+    ras_win_len: Annotated[
+        int | None,
+        Field(le=1024, description="Window of repetition-aware sampling in frames; null, 0 or less switches it off."),
+    ] = 7
+    ras_win_max_num_repeat: Annotated[
+        int, Field(ge=1, description="A code already this often in the window is drawn again.")
+    ] = 2
+
+
+class SpeechRequest(SamplingParams):
+    """One utterance as a client asks for it: the JSON body of `POST /generate`, names not resolved yet."""
+
+    text: Annotated[str, Field(description="What to say. `[SPEAKER0] …` lines give each speaker a voice.")]
+    ref_audio: Annotated[
+        str | None,
+        Field(description="A voice's name, `a,b` for SPEAKER0 and SPEAKER1, or `profile:NAME`; null for any voice."),
+    ] = None
+    scene_prompt: Annotated[
+        str | None, Field(description='Name of a scene; null, "" or "empty" for none.')
+    ] = DEFAULT_SCENE
+    chunk_method: Annotated[
+        Literal["speaker", "word"] | None,
+        Field(description="Generate long text piece by piece: by speaker turns, by words, or not at all."),
+    ] = None
+    chunk_max_word_num: Annotated[int, Field(ge=1, le=10_000, description="Most words in a piece (by words).")] = 200
+    chunk_max_num_turns: Annotated[int, Field(ge=1, le=1_000, description="Speaker turns in a piece.")] = 1
+    generation_chunk_buffer_size: Annotated[
+        int | None, Field(ge=0, le=100, description="Earlier pieces kept as context; null means 2.")
+    ] = None
+
+    @classmethod
+    def parse(cls, **fields: Any) -> SpeechRequest:
+        """Builds a request from Python keywords. Raises InvalidRequest naming the first field at fault."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise invalid_request(error.errors()[0]) from None
+
+
+def invalid_request(error: Any) -> InvalidRequest:
+    """One pydantic error (`ValidationError.errors()[i]`) as ours."""
+    where = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    param = ".".join(where) or None
+    reason = str(error["msg"])
+    name = param or "request"
+    return InvalidRequest(f"{name}: {reason}", f"参数 {name} 无效：{reason}", param=param)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A reference recording, decoded: what a cloning backend listens to."""
+
+    samples: Samples
+    sampling_rate: int = SAMPLING_RATE
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sampling_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A voice to speak with. `transcript` is what the clip says, None where nobody wrote it down."""
+
+    name: str
+    transcript: str | None = None
+    file: Path | None = None
+    clip: Clip | None = field(default=None, repr=False)
+    """The recording, where it is in memory already (an upload); else `file` is decoded when it is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A description of the place the speech is heard in."""
+
+    name: str
+    content: str
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A voice described in words instead of by a clip."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One utterance ready to be spoken: names resolved, text normalised and cut, seed drawn.
+
+    `chunks` are generated one after another; `[SPEAKERn]` tags stay in them. `voices[n]` speaks for SPEAKERn.
+    `voices`, `profile` and neither are the three ways to choose a voice; a profile goes with no voices.
+    """
+
+    chunks: tuple[str, ...]
+    sampling: SamplingParams
+    """Complete: seed and max_new_tokens are never None here."""
+    voices: tuple[Voice, ...] = ()
+    profile: Profile | None = None
+    scene: Scene | None = None
+    context_chunks: int = 2
+    """How many chunks already spoken stay in the prompt (`generation_chunk_buffer_size`)."""
+
+    @property
+    def text(self) -> str:
+        """What is spoken, whole."""
+        return "\n".join(self.chunks)
+
+
+# --- what is spoken -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """A piece of sound as soon as it exists. Joined in order, the samples are the whole utterance.
+
+    `chunk` of `chunks` is the piece of text it belongs to. The last AudioChunk of an utterance, and only that one,
+    carries `finish_reason` (its samples may be empty).
+    """
+
+    samples: Samples
+    chunk: int = 0
+    chunks: int = 1
+    codes: Codes | None = None
+    """[frames, codebooks] newly generated, on backends that have codec frames."""
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A whole utterance."""
+
+    samples: Samples = field(repr=False)
+    sampling_rate: int
+    seed: int
+    finish_reason: FinishReason
+    generated_text: str
+    codes: Codes | None = field(default=None, repr=False)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sampling_rate
+
+
+class Cancellation:
+    """Says from any thread that nobody listens any more. Callbacks run once, in the thread that cancels."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._cancelled = False
+
+    def __bool__(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Runs `callback` when cancelled; at once if that has happened already."""
+        with self._lock:
+            if not self._cancelled:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def check(self) -> None:
+        """Raises Cancelled once cancelled."""
+        if self._cancelled:
+            raise Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is loaded, for `/info` and the logs."""
+
+    name: str
+    device: str
+    features: frozenset[Feature]
+    max_new_tokens: int
+    dtype: str = "float32"
+    note: str | None = None
+    """Something a user must know about this model, in one sentence."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """Which model, and how. `model_path` is "embedded", a hub id or a folder."""
+
+    model_path: str
+    audio_tokenizer_path: str = "bosonai/higgs-audio-v2-tokenizer"
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "auto"
+    revision: str | None = None
+    max_new_tokens: int = 2048

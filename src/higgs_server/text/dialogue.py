@@ -1,0 +1,50 @@
+"""Dialogue: text with `[SPEAKERn]` tags -> turns. Knows no voices and does not change the words.
+
+A tag opens a turn that lasts until the next tag, wherever on a line the tag stands. Besides the canonical
+`[SPEAKER0]` any letter case and spaces inside the brackets are understood (`[speaker 0]`): nobody who writes that
+wants it read aloud. `normalize` turns them into the canonical form, the only one the model has learned.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Four digits at most: what is longer is no speaker, and int() refuses thousands of digits.
+TAG = re.compile(r"\[[ \t]*SPEAKER[ \t]*(\d{1,4})[ \t]*\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker says in one go. `speaker` is None for text before the first tag; `text` is stripped."""
+
+    speaker: int | None
+    text: str
+
+    @property
+    def tagged(self) -> str:
+        """The turn as it is written in a dialogue: `[SPEAKER0] Hello.`"""
+        return self.text if self.speaker is None else f"{tag(self.speaker)} {self.text}"
+
+
+def tag(speaker: int) -> str:
+    """The canonical tag, `[SPEAKER0]`."""
+    return f"[SPEAKER{speaker}]"
+
+
+def canonical_tags(text: str) -> str:
+    """Writes every tag in its canonical form."""
+    return TAG.sub(lambda match: tag(int(match[1])), text)
+
+
+def parse_turns(text: str) -> list[Turn]:
+    """Turns in the order they are spoken; turns without any text are dropped."""
+    before, *rest = TAG.split(text)
+    turns = [Turn(None, before.strip())]
+    turns += [Turn(int(number), words.strip()) for number, words in zip(rest[::2], rest[1::2], strict=True)]
+    return [turn for turn in turns if turn.text]
+
+
+def speakers(text: str) -> list[int]:
+    """Numbers of the speakers whose tags occur, ascending, each once."""
+    return sorted({int(number) for number in TAG.findall(text)})

@@ -162,9 +162,9 @@ class SpeechRequest(SamplingParams):
         str | None,
         Field(description="A voice's name, `a,b` for SPEAKER0 and SPEAKER1, or `profile:NAME`; null for any voice."),
     ] = None
-    scene_prompt: Annotated[
-        str | None, Field(description='Name of a scene; null, "" or "empty" for none.')
-    ] = DEFAULT_SCENE
+    scene_prompt: Annotated[str | None, Field(description='Name of a scene; null, "" or "empty" for none.')] = (
+        DEFAULT_SCENE
+    )
     chunk_method: Annotated[
         Literal["speaker", "word"] | None,
         Field(description="Generate long text piece by piece: by speaker turns, by words, or not at all."),

@@ -1,0 +1,63 @@
+# Each target sets up .venv by itself. PORT= and ARGS= go to the server: make serve PORT=9000 ARGS="--api-key secret"
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+ARGS ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.lock
+
+# With an NVIDIA GPU the real model is the default, without one the embedded voice.
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
+ifeq ($(GPU),0)
+EXTRA :=
+MODEL := --model-path embedded
+else
+EXTRA := [higgs]
+MODEL :=
+endif
+
+.PHONY: help serve setup test lint format bench clean
+
+help:
+	@echo "make serve   start the server (PORT=, ARGS=)     make test   run every test"
+	@echo "make setup   .venv with everything               make lint   ruff, mypy, import-linter"
+	@echo "make bench   measure                             make clean  remove .venv"
+
+serve: $(VENV)/.base
+	$(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
+
+setup: $(VENV)/.all
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.$(EXTRA)'
+	@touch $@
+
+# Resemblyzer and misaki name dependencies that cannot be had beside ours; what they really import is in the group.
+$(VENV)/.all: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.[all,test]'
+	$(PIP) --no-deps resemblyzer
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' && $(PIP) --no-deps misaki || true
+	@touch $@ $(VENV)/.base
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.all
+	$(BIN)/python bench/true_shape.py $(ARGS)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,28 @@
+"""WAV files: RIFF, format 1 (PCM), 16 bit, mono. Knows nothing of other containers."""
+
+from __future__ import annotations
+
+import struct
+
+from higgs_server.audio.pcm import to_s16le
+from higgs_server.types import SAMPLING_RATE, Samples
+
+UNKNOWN_SIZE = 0xFFFFFFFF
+"""Both sizes of a WAV whose length is not known when its header is written (a stream)."""
+
+
+def header(data_bytes: int | None, sampling_rate: int = SAMPLING_RATE) -> bytes:
+    """The 44 bytes before the samples; None for a stream whose length nobody knows yet."""
+    riff = UNKNOWN_SIZE if data_bytes is None else 36 + data_bytes
+    data = UNKNOWN_SIZE if data_bytes is None else data_bytes
+    block = 2
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF", riff, b"WAVE", b"fmt ", 16, 1, 1, sampling_rate, sampling_rate * block, block, 16, b"data", data,
+    )  # fmt: skip
+
+
+def encode(samples: Samples, sampling_rate: int = SAMPLING_RATE) -> bytes:
+    """A whole WAV with true sizes."""
+    data = to_s16le(samples)
+    return header(len(data), sampling_rate) + data

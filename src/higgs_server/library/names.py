@@ -1,0 +1,37 @@
+"""What a name may look like. Names become file names, so a path, a separator or `..` in one is refused."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from higgs_server.types import InvalidRequest
+
+MAX_NAME_LENGTH = 100
+_FORBIDDEN = set('/\\:*?"<>|%')
+
+
+def check_name(name: str, param: str) -> str:
+    """The name in NFC form, stripped. Raises InvalidRequest for what could leave its folder or not be a file."""
+    name = unicodedata.normalize("NFC", name.strip())
+    bad = (
+        not name
+        or len(name.encode("utf-8", "replace")) > MAX_NAME_LENGTH
+        or name.startswith(".")
+        or ".." in name
+        or any(character in _FORBIDDEN or not character.isprintable() for character in name)
+    )
+    if bad:
+        raise InvalidRequest(
+            f"{param}: not a name. Use letters, digits, spaces, - and _, at most {MAX_NAME_LENGTH} bytes.",
+            f"参数 {param} 不是有效的名称：请使用文字、数字、空格、- 和 _，不超过 {MAX_NAME_LENGTH} 字节。",
+            param=param,
+        )
+    return name
+
+
+def listed(names: list[str], most: int = 20) -> str:
+    """The names that exist, for an error message."""
+    if not names:
+        return "none"
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,61 @@
+"""The composition root: settings in, a listening server out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgs_server import __version__
+from higgs_server.settings import EMBEDDED, Settings
+from higgs_server.telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+
+def app() -> FastAPI:
+    """The application from the environment's settings: what --reload starts in its child process."""
+    from higgs_server.server.app import create_app
+
+    settings = Settings()
+    set_up_logging(settings.log_level, settings.log_file)
+    return create_app(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Serves until a signal ends it. Returns the exit status."""
+    import uvicorn
+
+    set_up_logging(settings.log_level, settings.log_file)
+    log.info("higgs-audio-server %s, model %s", __version__, settings.model_path)
+    if settings.model_path == EMBEDDED:
+        log.warning("this is the small EMBEDDED voice, not Higgs Audio: it cannot clone voices or follow a scene")
+    if settings.reload:
+        settings.export()
+        uvicorn.run(
+            "higgs_server.main:app",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            reload=True,
+            reload_dirs=[str(Path(__file__).parent)],
+            log_config=None,
+        )
+        return 0
+    from higgs_server.server.app import create_app
+
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_config=None)
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "api_server.py") -> int:
+    """`python api_server.py …`."""
+    return serve(Settings.from_cli(sys.argv[1:] if arguments is None else arguments, program=program))

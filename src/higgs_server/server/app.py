@@ -1,0 +1,34 @@
+"""The FastAPI application: routers, errors and the edge around them, over one served model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from higgs_server import __version__
+from higgs_server.server import errors, native, ops
+from higgs_server.server.edge import Edge
+from higgs_server.server.model import ServedModel
+from higgs_server.settings import Settings
+
+DESCRIPTION = "Text in, speech out: a self-hosted speech server around Higgs Audio v2."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The whole server. The model begins to load once the port is about to open, and answers 503 until then."""
+    model = ServedModel(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        model.start()
+        yield
+        model.close()
+
+    app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.include_router(native.routes(settings, model))
+    app.include_router(ops.routes(settings, model))
+    errors.install(app)
+    app.add_middleware(Edge, settings=settings)
+    return app

@@ -1,0 +1,105 @@
+"""What every request passes before its endpoint: its id, the log line, the key, and the limit on its body.
+
+Pure ASGI, so that a closed connection and a stream pass through untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from higgs_server.server.errors import Unauthorized, error_response, unexpected
+from higgs_server.settings import Settings
+from higgs_server.telemetry import Clock, request_id
+from higgs_server.types import SpeechError, TooLarge
+
+log = logging.getLogger("higgs_server.access")
+
+_OPEN_PATHS = {"/health"}
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_UNREAD_BYTES = 64 * 2**20
+
+
+class Edge:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        key = settings.api_key.get_secret_value() if settings.api_key else ""
+        self._key = key.encode()
+        self._max_body = max(settings.max_upload_mb * 2**20, 8 * settings.max_text_length) + 2**16
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        identity = given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8)
+        token = request_id.set(identity)
+        clock = Clock()
+        scope.setdefault("state", {})["clock"] = clock
+        status = 0
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body:
+                raise self._too_large()
+            return message
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = identity
+            await send(message)
+
+        try:
+            self._check(scope["path"], headers)
+            await self._app(scope, limited_receive, observed_send)
+        except Exception as error:
+            if status:
+                raise
+            known = error if isinstance(error, SpeechError) else unexpected(error)
+            # What is left of the body is read, within reason: closing on a client that is still sending would reset
+            # the connection, and the answer would be lost.
+            await self._drain(receive, headers)
+            await error_response(known, headers)(scope, receive, observed_send)
+        finally:
+            log.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "closed", clock.seconds())
+            request_id.reset(token)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        if self._key and path not in _OPEN_PATHS:
+            scheme, _, bearer = headers.get("authorization", "").partition(" ")
+            given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            if not secrets.compare_digest(given.encode(), self._key):
+                raise Unauthorized(
+                    "This server asks for a key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
+                    "本服务需要密钥：请发送 `Authorization: Bearer 密钥` 或 `X-API-Key: 密钥`。",
+                )
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_body:
+            raise self._too_large()
+
+    def _too_large(self) -> TooLarge:
+        limit = f"{self._max_body / 2**20:.0f} MB"
+        return TooLarge(f"The request is larger than {limit}.", f"请求超过 {limit}。")
+
+    async def _drain(self, receive: Receive, headers: Headers) -> None:
+        if headers.get("expect", "").lower() == "100-continue":
+            return
+        unread = 0
+        while unread < MAX_UNREAD_BYTES:
+            message = await receive()
+            unread += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body"):
+                return

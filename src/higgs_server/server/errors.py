@@ -1,0 +1,108 @@
+"""Errors as HTTP answers: a true status and a body that says what to do, in the language of the client."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from higgs_server.types import InvalidRequest, NotReady, SpeechError, invalid_request
+
+log = logging.getLogger(__name__)
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+class Unauthorized(SpeechError):
+    """No key, or a wrong one."""
+
+    status, code = 401, "unauthorized"
+
+
+class WrongContentType(SpeechError):
+    """A body in a format the endpoint does not read."""
+
+    status, code = 415, "wrong_content_type"
+
+
+class MalformedBody(SpeechError):
+    """A body that is not what its content type says."""
+
+    status, code = 400, "malformed_body"
+
+
+def prefers_english(headers: Mapping[str, str]) -> bool:
+    """Whether Accept-Language ranks English above Chinese (RFC 9110, 12.5.4). Without it messages are Chinese."""
+    ranks = {"en": 0.0, "zh": 0.0}
+    for item in headers.get("accept-language", "").lower().split(","):
+        tag, _, quality = item.partition(";")
+        try:
+            weight = float(quality.strip().removeprefix("q=")) if quality.strip() else 1.0
+        except ValueError:
+            continue
+        primary = tag.strip().split("-")[0]
+        if primary in ranks:
+            ranks[primary] = max(ranks[primary], weight)
+    return ranks["en"] > ranks["zh"]
+
+
+def message_for(error: SpeechError, headers: Mapping[str, str]) -> str:
+    """The error's sentence in the client's language."""
+    return str(error) if prefers_english(headers) else error.zh
+
+
+def error_body(error: SpeechError, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The body of every native error."""
+    return {
+        "success": False,
+        "message": message_for(error, headers),
+        "error": {"code": error.code, "param": error.param},
+    }
+
+
+def error_response(error: SpeechError, headers: Mapping[str, str]) -> JSONResponse:
+    """Status, headers and body of an error."""
+    extra: dict[str, str] = {}
+    if isinstance(error, NotReady) and error.retry_after is not None:
+        extra["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error, headers), error.status, extra)
+
+
+def unexpected(error: Exception) -> SpeechError:
+    """What a client may know of a bug: nothing but that it is in the log."""
+    log.error("unexpected error", exc_info=error)
+    return SpeechError("Something went wrong here; the server's log says what.", "服务器内部错误，详见服务器日志。")
+
+
+def as_speech_error(error: Exception) -> SpeechError:
+    """Any exception of an endpoint as one that can be shown."""
+    if isinstance(error, SpeechError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return MalformedBody("The body is not valid JSON.", "请求体不是有效的 JSON。")
+        return invalid_request(first)
+    if isinstance(error, HTTPException):
+        detail = str(error.detail)
+        found = InvalidRequest(detail, code=_HTTP_CODES.get(error.status_code, "invalid_request"))
+        found.status = error.status_code
+        return found
+    return unexpected(error)
+
+
+def install(app: FastAPI) -> None:
+    """Every error of every endpoint leaves through here."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return error_response(as_speech_error(error), request.headers)
+
+    for kind in (SpeechError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)

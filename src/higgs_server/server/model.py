@@ -1,0 +1,110 @@
+"""The model behind the port: loading, ready or failed. The port answers meanwhile; `/ready` tells which it is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from higgs_server.settings import EMBEDDED, Settings
+from higgs_server.synthesizer import Synthesizer
+from higgs_server.telemetry import progress_bar
+from higgs_server.types import LoadError, NotReady, SpeechError
+
+log = logging.getLogger(__name__)
+
+INSTEAD = "python api_server.py --model-path embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """A moment of loading. `fraction` is 0 to 1."""
+
+    status: str = "loading"
+    stage: str = "starting"
+    fraction: float = 0.0
+    error: SpeechError | None = None
+
+
+class ServedModel:
+    """Loads one model in a thread of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._synthesizer: Synthesizer | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self.state = LoadState()
+
+    def start(self) -> None:
+        """Begins to load; returns at once."""
+        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
+    def get(self) -> Synthesizer:
+        """The loaded model. Raises NotReady (503): with Retry-After while it loads, with the way out if it failed."""
+        if self._synthesizer is not None:
+            return self._synthesizer
+        state = self.state
+        if state.error is not None:
+            raise NotReady(str(state.error), state.error.zh, code=state.error.code)
+        percent = f"{state.fraction:.0%}"
+        raise NotReady(
+            f"The model is loading ({state.stage}, {percent}). Try again in a few seconds.",
+            f"模型正在加载（{percent}），请稍后重试。",
+            retry_after=2 if self._settings.model_path == EMBEDDED else 10,
+        )
+
+    @property
+    def synthesizer(self) -> Synthesizer | None:
+        """The loaded model, None until then."""
+        return self._synthesizer
+
+    def close(self) -> None:
+        """Frees the model, also one that is still loading."""
+        with self._lock:
+            self._closed = True
+            synthesizer, self._synthesizer = self._synthesizer, None
+        if synthesizer is not None:
+            synthesizer.close()
+
+    def _load(self) -> None:
+        name = self._settings.model_path
+        try:
+            with progress_bar(f"loading {name}") as show:
+
+                def report(stage: str, fraction: float) -> None:
+                    self.state = LoadState("loading", stage, fraction)
+                    show(stage, fraction)
+
+                synthesizer = Synthesizer.load(self._settings.load_options(), self._settings, report)
+        except SpeechError as error:
+            self._fail(error)
+            return
+        except MemoryError:
+            self._fail(LoadError(f"Not enough memory for {name}. Start `{INSTEAD}`.", f"内存不足，无法加载 {name}。"))
+            return
+        except Exception as error:
+            log.exception("loading %s failed", name)
+            self._fail(
+                LoadError(
+                    f"{name} could not be loaded ({type(error).__name__}), see the log. Start `{INSTEAD}` meanwhile.",
+                    f"无法加载 {name}（{type(error).__name__}），详见日志。可先用 `{INSTEAD}` 启动内置语音。",
+                )
+            )
+            return
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._synthesizer = synthesizer
+        if closed:
+            synthesizer.close()
+            return
+        self.state = LoadState("ready", "ready", 1.0)
+        info = synthesizer.backend.info
+        log.info("ready: %s on %s (%s)", info.name, info.device, info.dtype)
+        if info.note:
+            log.warning("%s", info.note)
+
+    def _fail(self, error: SpeechError) -> None:
+        self.state = LoadState("failed", "failed", self.state.fraction, error)
+        log.error("no model: %s", error)

@@ -1,0 +1,177 @@
+"""The native endpoints: `/info /voices /scenes /generate /generate-stream /generate-upload`.
+
+Each only translates between HTTP and the one stream of AudioChunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from higgs_server import __version__
+from higgs_server.audio import wav
+from higgs_server.audio.pcm import to_s16le
+from higgs_server.library.scenes import SceneLibrary
+from higgs_server.library.voices import VoiceLibrary
+from higgs_server.server.bodies import read_speech_request, read_upload, uploaded_voice
+from higgs_server.server.errors import as_speech_error, error_body, prefers_english
+from higgs_server.server.model import ServedModel
+from higgs_server.server.schemas import (
+    ERRORS,
+    Generated,
+    Info,
+    SceneItem,
+    SceneList,
+    Spoken,
+    VoiceItem,
+    VoiceList,
+    json_body,
+    upload_body,
+)
+from higgs_server.server.streaming import ClientGone, first_then_rest, speak, speak_whole
+from higgs_server.settings import Settings
+from higgs_server.synthesizer import Synthesizer, join
+from higgs_server.types import SAMPLING_RATE, AudioChunk, Script, Speech, SpeechRequest
+
+SUCCESS_ZH, SUCCESS_EN = "音频生成成功", "Audio generated"
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def routes(settings: Settings, model: ServedModel) -> APIRouter:
+    """The router of the native API over one served model."""
+    router = APIRouter(tags=["native"])
+
+    @router.get("/info")
+    async def info() -> Info:
+        """The model and what it can do. Never loads anything."""
+        loaded = model.synthesizer.backend.info if model.synthesizer else None
+        return Info(
+            model_name=settings.model_path,
+            device=loaded.device if loaded else settings.device,
+            is_loaded=loaded is not None,
+            max_new_tokens=loaded.max_new_tokens if loaded else settings.max_new_tokens,
+            supported_features=sorted(loaded.features) if loaded else [],
+            status=model.state.status,
+            version=__version__,
+            sampling_rate=SAMPLING_RATE,
+            dtype=loaded.dtype if loaded else None,
+            note=loaded.note if loaded else None,
+        )
+
+    @router.get("/voices")
+    def voices() -> VoiceList:
+        """The voices that `ref_audio` can name."""
+        found = [
+            VoiceItem(name=voice.name, file=str(voice.file), type=voice.file.suffix[1:].lower())
+            for voice in VoiceLibrary(settings.voice_prompts_dir).list()
+            if voice.file
+        ]
+        return VoiceList(voices=found, count=len(found))
+
+    @router.get("/scenes")
+    def scenes() -> SceneList:
+        """The scenes that `scene_prompt` can name."""
+        found = [
+            SceneItem(name=scene.name, content=scene.content, file=str(scene.file))
+            for scene in SceneLibrary(settings.scene_prompts_dir).list()
+        ]
+        return SceneList(scenes=found, count=len(found))
+
+    @router.post("/generate", response_model=Generated, responses=ERRORS, openapi_extra=json_body(SpeechRequest))
+    async def generate(request: Request) -> Response:
+        """Speaks a text and answers with a whole WAV, base64 in JSON."""
+        speech_request = await read_speech_request(request, settings)
+        synthesizer = model.get()
+        script = await asyncio.to_thread(synthesizer.plan, speech_request)
+        return await _answer(request, synthesizer, script, as_wav=False)
+
+    @router.post("/generate-upload", response_model=Generated, responses=ERRORS, openapi_extra=upload_body())
+    async def generate_upload(request: Request) -> Response:
+        """Speaks a text with the voice of an uploaded clip. With `Accept: audio/wav` the answer is the WAV itself."""
+        speech_request, data, transcript = await read_upload(request, settings)
+        synthesizer = model.get()
+        voice = None if data is None else await asyncio.to_thread(uploaded_voice, data, transcript, settings)
+        script = await asyncio.to_thread(synthesizer.plan, speech_request, voice)
+        as_wav = "audio/wav" in request.headers.get("accept", "").lower()
+        return await _answer(request, synthesizer, script, as_wav=as_wav)
+
+    @router.post(
+        "/generate-stream",
+        response_class=StreamingResponse,
+        responses={**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        openapi_extra=json_body(SpeechRequest),
+    )
+    async def generate_stream(request: Request) -> Response:
+        """Speaks a text and sends the sound as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
+        speech_request = await read_speech_request(request, settings)
+        synthesizer = model.get()
+        script = await asyncio.to_thread(synthesizer.plan, speech_request)
+        pieces = await first_then_rest(speak(synthesizer, script))
+        return StreamingResponse(
+            _events(request, script, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
+        )
+
+    return router
+
+
+async def _answer(request: Request, synthesizer: Synthesizer, script: Script, *, as_wav: bool) -> Response:
+    try:
+        pieces = await speak_whole(request, synthesizer, script)
+    except ClientGone:
+        # Nobody reads it; the log line says what happened.
+        return Response(status_code=499)
+    return await asyncio.to_thread(_whole, request, join(script, pieces), as_wav)
+
+
+def _whole(request: Request, speech: Speech, as_wav: bool) -> Response:
+    data = wav.encode(speech.samples)
+    if as_wav:
+        headers = {"x-seed": str(speech.seed), "x-finish-reason": speech.finish_reason}
+        return Response(data, media_type="audio/wav", headers=headers)
+    spoken = _spoken(request, speech).model_dump()
+    return JSONResponse({**spoken, "audio_base64": base64.b64encode(data).decode()})
+
+
+def _spoken(request: Request, speech: Speech) -> Spoken:
+    return Spoken(
+        message=SUCCESS_EN if prefers_english(request.headers) else SUCCESS_ZH,
+        sampling_rate=speech.sampling_rate,
+        duration=speech.duration,
+        generated_text=speech.generated_text,
+        seed=speech.seed,
+        finish_reason=speech.finish_reason,
+    )
+
+
+async def _events(request: Request, script: Script, pieces: AsyncIterator[AudioChunk]) -> AsyncIterator[bytes]:
+    heard: list[AudioChunk] = []
+    seconds = 0.0
+    index = 0
+    try:
+        async for piece in pieces:
+            heard.append(piece)
+            if len(piece.samples):
+                audio = base64.b64encode(to_s16le(piece.samples)).decode()
+                yield _event({"type": "audio", "index": index, "audio_base64": audio, "sampling_rate": SAMPLING_RATE})
+                index += 1
+            seconds += len(piece.samples) / SAMPLING_RATE
+            # Chunks count from 1 for people.
+            yield _event(
+                {"type": "progress", "chunk": piece.chunk + 1, "chunks": piece.chunks, "seconds": round(seconds, 3)}
+            )
+        yield _event({"type": "done", **_spoken(request, join(script, heard)).model_dump()})
+    except ClientGone:
+        return
+    except Exception as error:
+        yield _event({"type": "error", **error_body(as_speech_error(error), request.headers)})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

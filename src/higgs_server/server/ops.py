@@ -1,0 +1,53 @@
+"""Endpoints for those who run the server: `/health` and `/ready`, and what `/` says to programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from higgs_server import __version__
+from higgs_server.server.errors import message_for, prefers_english
+from higgs_server.server.model import ServedModel
+from higgs_server.server.schemas import Readiness
+from higgs_server.settings import Settings
+
+
+def routes(settings: Settings, model: ServedModel) -> APIRouter:
+    """The router of the operations endpoints."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """200 as long as the process answers."""
+        return {"status": "ok"}
+
+    @router.get("/ready", response_model=Readiness, responses={503: {"model": Readiness}})
+    async def ready(request: Request) -> Response:
+        """200 once a model can speak; 503 while it loads (with Retry-After) and when it could not be had."""
+        state = model.state
+        english = prefers_english(request.headers)
+        if state.error is not None:
+            message = message_for(state.error, request.headers)
+        elif state.status == "ready":
+            message = "Ready to speak." if english else "已就绪。"
+        else:
+            message = "The model is loading." if english else "模型正在加载。"
+        body = Readiness(
+            status=state.status,
+            model=settings.model_path,
+            stage=state.stage,
+            progress=round(state.fraction, 3),
+            message=message,
+        )
+        headers = {"Retry-After": "2"} if state.status == "loading" else None
+        return JSONResponse(body.model_dump(), 200 if state.status == "ready" else 503, headers)
+
+    @router.get("/")
+    async def root(request: Request) -> dict[str, Any]:
+        """What is here."""
+        endpoints = sorted({getattr(route, "path", "") for route in request.app.routes} - {"", "/"})
+        return {"message": "higgs-audio-server", "version": __version__, "endpoints": endpoints}
+
+    return router

@@ -1,0 +1,141 @@
+"""What the native endpoints read and answer, as models for the OpenAPI document.
+
+The body of `/generate` is types.SpeechRequest itself: its fields are defined once, for HTTP and Python alike.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from higgs_server.types import FinishReason, SamplingParams
+
+
+class Info(BaseModel):
+    """`GET /info`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: Annotated[str, Field(description="What --model-path says.")]
+    device: str
+    is_loaded: bool
+    max_new_tokens: int
+    supported_features: Annotated[list[str], Field(description="What the loaded model can really do.")]
+    status: Annotated[Literal["loading", "ready", "failed"], Field(description="As `/ready` has it.")]
+    version: str
+    sampling_rate: int
+    dtype: str | None = None
+    note: Annotated[str | None, Field(description="Something to know about the loaded model.")] = None
+
+
+class VoiceItem(BaseModel):
+    """One voice of `GET /voices`."""
+
+    name: str
+    file: str
+    type: Annotated[str, Field(description="The clip's format, such as wav.")]
+
+
+class VoiceList(BaseModel):
+    """`GET /voices`."""
+
+    voices: list[VoiceItem]
+    count: int
+
+
+class SceneItem(BaseModel):
+    """One scene of `GET /scenes`."""
+
+    name: str
+    content: str
+    file: str
+
+
+class SceneList(BaseModel):
+    """`GET /scenes`."""
+
+    scenes: list[SceneItem]
+    count: int
+
+
+class Spoken(BaseModel):
+    """What an utterance was, without its sound: the `done` event of `/generate-stream`."""
+
+    success: bool = True
+    message: str
+    sampling_rate: int
+    duration: Annotated[float, Field(description="Seconds.")]
+    generated_text: Annotated[str, Field(description="What was spoken: the text after normalisation.")]
+    seed: int
+    finish_reason: FinishReason
+
+
+class Generated(Spoken):
+    """`POST /generate` and `POST /generate-upload`."""
+
+    audio_base64: Annotated[str, Field(description="A whole WAV file: 16 bit, mono, 24 kHz.")]
+
+
+class ErrorDetail(BaseModel):
+    """The part of an error for programs."""
+
+    code: str
+    param: Annotated[str | None, Field(description="The field at fault.")] = None
+
+
+class ErrorBody(BaseModel):
+    """Every native error."""
+
+    success: bool = False
+    message: str
+    error: ErrorDetail
+
+
+class Readiness(BaseModel):
+    """`GET /ready`."""
+
+    status: Literal["loading", "ready", "failed"]
+    model: str
+    stage: Annotated[str, Field(description="What loading is at.")]
+    progress: Annotated[float, Field(description="0 to 1.")]
+    message: str
+
+
+class UploadForm(SamplingParams):
+    """The text fields of `POST /generate-upload`. Numbers come as text there, so parsing is lenient."""
+
+    model_config = ConfigDict(frozen=True, strict=False, extra="ignore")
+
+    text: str
+    ref_text: str | None = None
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI for a body that the endpoint reads itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def upload_body() -> dict[str, Any]:
+    """OpenAPI for the multipart body of `/generate-upload`."""
+    schema = UploadForm.model_json_schema()
+    binary = {"type": "string", "format": "binary"}
+    schema["properties"] |= {
+        "ref_audio_file": {**binary, "description": "The voice to speak with: any common audio format."},
+        "ref_text_file": {**binary, "description": "What the clip says, as a text file."},
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in (
+        (400, "The body is not what its content type says."),
+        (401, "A key is needed."),
+        (404, "No voice, scene or profile of that name; the message names those that exist."),
+        (413, "Text, clip or body beyond its limit."),
+        (415, "A content type or an audio format that is not read."),
+        (422, "A field is wrong, or the loaded model cannot do what was asked."),
+        (503, "No model can speak at present."),
+    )
+}

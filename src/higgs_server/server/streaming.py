@@ -1,0 +1,104 @@
+"""The bridge between a generator in a thread and a client on the event loop.
+
+One path for every endpoint: AudioChunks come out in order, a client that goes away cancels what speaks for it, and a
+slow client holds its own generator back (a few chunks at most wait here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+from fastapi import Request
+
+from higgs_server.synthesizer import Synthesizer
+from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
+
+_WAITING_CHUNKS = 8
+_END = object()
+
+
+class ClientGone(Exception):
+    """Nobody is there to answer."""
+
+
+async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[AudioChunk]:
+    """Performs the script in a thread of its own. Closing the iterator cancels it. Raises what the backend raises."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[object] = asyncio.Queue()
+    room = threading.Semaphore(_WAITING_CHUNKS)
+    cancellation = Cancellation()
+    cancellation.on_cancel(room.release)
+
+    def put(item: object) -> None:
+        # A loop that is closed has no client left.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+
+    def perform() -> None:
+        try:
+            for piece in synthesizer.perform(script, cancellation):
+                put(piece)
+                room.acquire()
+                if cancellation:
+                    return
+            put(_END)
+        except Cancelled:
+            put(ClientGone())
+        except Exception as error:
+            put(error)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(perform,), name="speak", daemon=True).start()
+    try:
+        while (item := await queue.get()) is not _END:
+            room.release()
+            if isinstance(item, Exception):
+                raise item
+            assert isinstance(item, AudioChunk)
+            yield item
+    finally:
+        cancellation.cancel()
+
+
+async def speak_whole(request: Request, synthesizer: Synthesizer, script: Script) -> list[AudioChunk]:
+    """All chunks of a script. Raises ClientGone, and stops the work, when the client closes the connection."""
+
+    async def collect() -> list[AudioChunk]:
+        async with aclosing(speak(synthesizer, script)) as pieces:  # type: ignore[type-var]
+            return [piece async for piece in pieces]
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work = asyncio.ensure_future(collect())
+    gone = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientGone
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def first_then_rest(pieces: AsyncIterator[AudioChunk]) -> AsyncIterator[AudioChunk]:
+    """Waits for the first chunk, so that a failure before any sound still has an HTTP status."""
+    first = await anext(pieces, None)
+
+    async def rest() -> AsyncIterator[AudioChunk]:
+        try:
+            if first is not None:
+                yield first
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]
+
+    return rest()

@@ -1,0 +1,143 @@
+"""Every setting of the server, with its default and its help. The only reader of flags, environment and file.
+
+Precedence: flag, then environment (`HIGGS_SERVER_PORT=…`), then `higgs-server.toml` in the working directory. Knows
+nothing of models and imports none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from higgs_server.types import LoadOptions
+
+HIGGS = "bosonai/higgs-audio-v2-generation-3B-base"
+EMBEDDED = "embedded"
+ENV_PREFIX = "HIGGS_SERVER_"
+
+
+class Settings(BaseSettings):
+    """One frozen answer to every question that an operator may decide."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        toml_file="higgs-server.toml",
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_path: str = Field(HIGGS, description='What speaks: a hub id, a folder, or "embedded" (no GPU, no download).')
+    audio_tokenizer_path: str = Field(
+        "bosonai/higgs-audio-v2-tokenizer", description="The model's codec: a hub id or a folder."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Precision of the model; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+    quantization: Literal["auto", "none", "int8", "int4"] = Field("auto", description="Weight quantization.")
+    revision: str | None = Field(None, description="Revision of the model on the hub: a branch, tag or commit.")
+    max_new_tokens: int = Field(
+        2048, ge=1, description="Longest answer in frames, 25 a second: the default of a request, and its cap."
+    )
+    voice_prompts_dir: Path = Field(
+        Path("examples/voice_prompts"), description="Folder of reference voices: NAME.wav with NAME.txt beside it."
+    )
+    scene_prompts_dir: Path = Field(
+        Path("examples/scene_prompts"), description="Folder of scene descriptions: NAME.txt."
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Key that every endpoint but /health asks for (Bearer or X-API-Key)."
+    )
+    log_file: Path | None = Field(
+        Path("api_server.log"), description='Log beside the console, rotated at 10 MB; "" for none.'
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severity that is logged. Users' texts appear at DEBUG only."
+    )
+    max_text_length: int = Field(100_000, ge=1, description="Longest text of a request, in characters.")
+    max_upload_mb: int = Field(25, ge=1, description="Largest upload in MB.")
+    max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")
+    reload: bool = Field(False, description="Restart when a source file changes (for development).")
+
+    @field_validator("log_file", mode="before")
+    @classmethod
+    def _no_log_file(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("voice_prompts_dir", "scene_prompts_dir")
+    @classmethod
+    def _shipped_examples(cls, folder: Path) -> Path:
+        return resolve_examples(folder)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (as keywords), environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def from_cli(cls, arguments: Sequence[str], *, program: str) -> Settings:
+        """Reads flags; exits with a usage message on a wrong one, prints all of them on --help."""
+        source: CliSettingsSource[Settings] = CliSettingsSource(
+            cls, cli_parse_args=list(arguments), cli_prog_name=program, cli_exit_on_error=True
+        )
+        return cls(_cli_settings_source=source)
+
+    def load_options(self) -> LoadOptions:
+        """The part of the settings that says which model to load, and how."""
+        return LoadOptions(
+            model_path=self.model_path,
+            audio_tokenizer_path=self.audio_tokenizer_path,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            revision=self.revision,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def export(self) -> None:
+        """Puts every setting into the environment, for the processes that --reload starts."""
+        for name, value in self:
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            key = ENV_PREFIX + name.upper()
+            if value is not None:
+                os.environ[key] = str(value)
+            elif name == "log_file":
+                os.environ[key] = ""
+            else:
+                os.environ.pop(key, None)
+
+
+def resolve_examples(folder: Path) -> Path:
+    """A default `examples/…` folder that the working directory lacks is taken from the package or the checkout."""
+    if folder.is_absolute() or folder.exists() or folder.parts[:1] != ("examples",):
+        return folder
+    here = Path(__file__).resolve().parent
+    for root in (here, here.parents[1]):
+        if (root / folder).is_dir():
+            return root / folder
+    return folder

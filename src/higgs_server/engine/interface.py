@@ -75,12 +75,12 @@ class FrameModel(Protocol):
         Returns the logits after the last position, float32 [codebooks, codebook_size].
         """
 
-    def decode(self, kv_cache: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def decode(self, kv_cache: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, max_len: int) -> torch.Tensor:
         """One decode step for slots 0 … B-1.
 
-        rows: int64 [B, codebooks], the rows sampled last; positions: int64 [B], where each is written. A row that is
-        not in use stands at position 0 and its result means nothing. Returns logits float32
-        [B, codebooks, codebook_size].
+        rows: int64 [B, codebooks], the rows sampled last; positions: int64 [B], where each is written; max_len: the
+        length of cache to look at, more than any position in use. A row that is not in use stands at position 0 and
+        its result means nothing. Returns logits float32 [B, codebooks, codebook_size].
         """
 
 

@@ -27,6 +27,7 @@ _CLAUSE_END = re.compile(
     rf"""|(?<=[{CJK}])[,;:]"""
     rf"""|[,;:](?=[{CJK}])"""
     r"""|[，；：、][”’」』）】》]*"""
+    rf"""|…+["”’」』）]*|(?<!\.)\.{{2,}}+["'”’)\]]*(?=[\s{CJK}])"""  # a pause, though no sentence's end
     r"""|(?<=\s)[-–—]+(?=\s)|[—–]+"""
 )
 
@@ -84,7 +85,9 @@ def clause_ends(text: str) -> list[int]:
 
 
 def _ends_in_line(text: str, line: int, line_end: int) -> Iterator[int]:
-    start = counted = line
+    counted = line
+    speaker = TAG.match(text, line, line_end)
+    start = speaker.end() if speaker else line
     quotes = 0
     for mark in _SENTENCE_MARK.finditer(text, line, line_end):
         quotes += text.count('"', counted, mark.start())

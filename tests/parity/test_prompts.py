@@ -173,3 +173,19 @@ def test_every_placeholder_has_its_clip(chunk: str, transcript: str, scene_text:
     assert sorted(prompt.clips) == [0, 1, 2]
     plain = compose("x", voices, "y", ["z"])
     assert prompt.turns.count("<|eot_id|>") == plain.turns.count("<|eot_id|>")
+
+
+def test_without_mappings_the_folder_of_voices_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "examples" / "voice_prompts"
+    folder.mkdir(parents=True)
+    (folder / "alice.wav").write_bytes(b"RIFF")
+    (folder / "alice.txt").write_text("Alice says.\n", "utf-8")
+    (folder / "mute.wav").write_bytes(b"RIFF")
+    (folder / "profile.yaml").write_text("profiles:\n  calm: A calm voice.\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert build_prompt("Hello", "alice") == BEGIN + past("Alice says.") + ASK
+    assert build_prompt("Hello", "mute") == scene(f"SPEAKER0: {HEARD}") + ASK
+    assert build_prompt("Hello", "profile:calm") == scene("SPEAKER0: A calm voice.") + ASK
+    for unknown in ("bob", "profile:bob"):
+        with pytest.raises(NotFound):
+            build_prompt("Hello", unknown)

@@ -1,0 +1,309 @@
+"""Reading the codec's checkpoints: which of the two layouts a folder holds, whether it is whole, and its tensors.
+
+Native: transformers' HiggsAudioV2TokenizerModel (config.json, model.safetensors). Original: boson_multimodal's
+HiggsAudioTokenizer (config.json, model.pth). Everything is checked from names and shapes before a tensor is read.
+Knows no hub (folders only) and no device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from higgs_server.types import SAMPLING_RATE, LoadError
+
+if TYPE_CHECKING:
+    from transformers import HiggsAudioV2TokenizerConfig
+
+NATIVE, ORIGINAL = "model.safetensors", "model.pth"
+Shape = tuple[int, ...]
+
+# What only training looks at.
+_UNUSED = re.compile(
+    r"decoder_semantic\.|fc1\.|fc_post1\.|semantic_model\.masked_spec_embed$"
+    r"|quantizer\..*codebook\.(inited|cluster_size|embed_avg)$"
+)
+_WEIGHT_NORM = {
+    ".weight_g": ".weight_v",
+    ".parametrizations.weight.original0": ".parametrizations.weight.original1",
+}
+
+
+@dataclass(frozen=True)
+class CodecCheckpoint:
+    """A folder that holds a whole codec. `shapes` are by native names, weight norm folded."""
+
+    file: Path
+    config: HiggsAudioV2TokenizerConfig
+    shapes: Mapping[str, Shape]
+    _read: Callable[[str], Tensor]
+
+    def check(self, parts: Iterable[nn.Module]) -> None:
+        """Raises LoadError unless the file holds every tensor of these networks (on any device), and nothing else."""
+        wanted = {name: tuple(tensor.shape) for part in parts for name, tensor in part.state_dict().items()}
+        missing = sorted(wanted.keys() - self.shapes.keys())
+        extra = sorted(name for name in self.shapes.keys() - wanted.keys() if not _UNUSED.match(name))
+        wrong = sorted(name for name in wanted.keys() & self.shapes.keys() if wanted[name] != self.shapes[name])
+        if missing:
+            raise _unfit(self.file, f"it lacks {_some(missing)}", f"缺少 {_some(missing)}")
+        if extra:
+            raise _unfit(self.file, f"it holds {_some(extra)} besides", f"多出 {_some(extra)}")
+        if wrong:
+            name = wrong[0]
+            found, right = list(self.shapes[name]), list(wanted[name])
+            raise _unfit(self.file, f"{name} is {found} instead of {right}", f"{name} 的形状是 {found}，应为 {right}")
+
+    def load(self, part: nn.Module) -> None:
+        """Gives a network built on the meta device its tensors: float32 on the CPU, owned, without gradients."""
+        part.load_state_dict({name: self._read(name) for name in part.state_dict()}, assign=True)
+        part.requires_grad_(False)
+
+
+def open_checkpoint(folder: Path) -> CodecCheckpoint:
+    """Recognises the layout. Raises LoadError where the folder holds no codec or a file cannot be read."""
+    from transformers import HiggsAudioV2TokenizerConfig
+
+    settings = _read_settings(folder / "config.json")
+    native = settings.get("model_type") == "higgs_audio_v2_tokenizer"
+    if not native and not {"ratios", "n_q", "semantic_techer"} & settings.keys():
+        kind = settings.get("model_type", "unknown")
+        raise LoadError(
+            f"{folder} holds no Higgs Audio v2 codec (model type {kind}); "
+            "give --audio-tokenizer-path a folder or hub id of bosonai/higgs-audio-v2-tokenizer.",
+            f"{folder} 中没有 Higgs Audio v2 编解码器（模型类型 {kind}）；"
+            "请将 --audio-tokenizer-path 指向 bosonai/higgs-audio-v2-tokenizer 或其本地目录。",
+        )
+    file = folder / (NATIVE if native else ORIGINAL)
+    if not file.is_file():
+        raise LoadError(
+            f"{folder} has a config.json but no {file.name}; download the codec again.",
+            f"{folder} 中有 config.json，但缺少 {file.name}；请重新下载编解码器。",
+        )
+    shapes, read = _fold_weight_norm(file, *(_open_safetensors(file) if native else _open_pickle(file)))
+    if not native:
+        settings = _settings_of_original(folder, settings, shapes)
+    try:
+        config = HiggsAudioV2TokenizerConfig.from_dict(settings)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise LoadError(
+            f"{folder / 'config.json'} does not describe a codec: {reason}",
+            f"{folder / 'config.json'} 不是有效的编解码器配置：{reason}",
+        ) from None
+    if config.sample_rate != SAMPLING_RATE:
+        raise LoadError(
+            f"{folder} holds a codec of {config.sample_rate} Hz; Higgs Audio v2 speaks at {SAMPLING_RATE} Hz.",
+            f"{folder} 中的编解码器采样率为 {config.sample_rate} Hz；Higgs Audio v2 需要 {SAMPLING_RATE} Hz。",
+        )
+    if native:
+        return CodecCheckpoint(file, config, shapes, read)
+    blocks = len(config.acoustic_model_config.downsampling_ratios)
+    native_names = {name: _native_name(name, blocks) for name in shapes}
+    stored = {renamed: name for name, renamed in native_names.items()}
+    renamed_shapes = {renamed: shapes[name] for renamed, name in stored.items()}
+    return CodecCheckpoint(file, config, renamed_shapes, lambda name: read(stored[name]))
+
+
+def _unfit(file: Path, reason: str, zh: str) -> LoadError:
+    return LoadError(
+        f"{file} is not the codec that its config.json describes: {reason}; download it again.",
+        f"{file} 与其 config.json 描述的编解码器不符：{zh}；请重新下载。",
+    )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (+{len(names) - 1})"
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise LoadError(
+            f"{file} is missing or no JSON object; a codec's folder holds config.json and {NATIVE} or {ORIGINAL}.",
+            f"{file} 不存在或不是 JSON 对象；编解码器目录应包含 config.json 以及 {NATIVE} 或 {ORIGINAL}。",
+        )
+    return settings
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _unreadable(file: Path, error: Exception) -> LoadError:
+    reason = " ".join(str(error).split())[:200]
+    return LoadError(
+        f"{file} cannot be read as weights ({reason}); download the codec again.",
+        f"无法从 {file} 读取权重（{reason}）；请重新下载编解码器。",
+    )
+
+
+def _open_safetensors(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened = safe_open(file, framework="pt")
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(file, error) from None
+    return shapes, lambda name: opened.get_tensor(name).to(torch.float32, copy=True)
+
+
+def _open_pickle(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
+    """Only tensors are unpickled, and they stay in the file until they are read."""
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError:
+        raise LoadError(
+            f"{file} is refused: it is damaged, or holds more than tensors and could run code; download it again "
+            "from a source that you trust.",
+            f"已拒绝加载 {file}：文件已损坏，或其中不只是张量、可能会执行代码；请从可信来源重新下载。",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise _unreadable(file, error) from None
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise _unreadable(file, ValueError("not a dictionary of tensors"))
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    return shapes, lambda name: stored[name].to(torch.float32, copy=True)
+
+
+def _broadcasts(small: Shape, large: Shape) -> bool:
+    return len(small) == len(large) and all(size in (1, full) for size, full in zip(small, large, strict=True))
+
+
+def _fold_weight_norm(
+    file: Path, shapes: dict[str, Shape], read: Callable[[str], Tensor]
+) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
+    """Pairs of magnitude and direction (Salimans & Kingma 2016) appear as the one weight that they stand for."""
+    pairs: dict[str, tuple[str, str]] = {}
+    folded = dict(shapes)
+    for magnitude in shapes:
+        for suffix, partner in _WEIGHT_NORM.items():
+            if magnitude.endswith(suffix):
+                base = magnitude.removesuffix(suffix)
+                direction = base + partner
+                if direction not in shapes:
+                    raise _unfit(file, f"it lacks {direction}", f"缺少 {direction}")
+                if sum(size != 1 for size in shapes[magnitude]) > 1 or not _broadcasts(
+                    shapes[magnitude], shapes[direction]
+                ):
+                    raise _unfit(file, f"{magnitude} does not fit {direction}", f"{magnitude} 与 {direction} 不匹配")
+                pairs[f"{base}.weight"] = (magnitude, direction)
+                del folded[magnitude], folded[direction]
+                folded[f"{base}.weight"] = shapes[direction]
+
+    def read_folded(name: str) -> Tensor:
+        if name not in pairs:
+            return read(name)
+        magnitude, direction = map(read, pairs[name])
+        # The norm runs over every axis that the magnitude does not have.
+        axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+        return direction * (magnitude / torch.linalg.vector_norm(direction, dim=axes, keepdim=True))
+
+    return folded, read_folded
+
+
+# --- the original layout --------------------------------------------------------------------------------------------
+
+_ACOUSTIC = re.compile(r"(encoder\.block|decoder_2\.model)\.(\d+)(?:\.block\.(\d+))?(?:\.block\.(\d+))?\.(\w+)")
+_RESIDUAL_UNITS = ("res_unit1", "res_unit2", "res_unit3")
+_ACOUSTIC_PARTS = {
+    "encoder.block": ("acoustic_encoder", (*_RESIDUAL_UNITS, "snake1", "conv1")),
+    "decoder_2.model": ("acoustic_decoder", ("snake1", "conv_t1", *_RESIDUAL_UNITS)),
+}
+
+
+def _native_name(name: str, blocks: int) -> str:
+    """The native name of an original tensor; a name that follows no rule stays as it is."""
+    if match := _ACOUSTIC.fullmatch(name):
+        # DAC numbers its layers: first convolution, blocks, snake, last convolution; and so on within them.
+        part, layers = _ACOUSTIC_PARTS[match[1]]
+        outer = ("conv1", *(f"block.{i}" for i in range(blocks)), "snake1", "conv2")
+        tables = (outer, layers, ("snake1", "conv1", "snake2", "conv2"))
+        numbers = [int(number) for number in match.group(2, 3, 4) if number]
+        if all(number < len(table) for number, table in zip(numbers, tables, strict=False)):
+            path = (table[number] for number, table in zip(numbers, tables, strict=False))
+            return ".".join((part, *path, match[5]))
+    if name.startswith("encoder_semantic."):
+        return re.sub(r"\.(conv[12]?)\.conv\.", r".\1.", name)
+    for old, new in (
+        ("quantizer.vq.layers.", "quantizer.quantizers."),
+        ("fc_prior.", "fc."),
+        ("fc_post2.", "fc2."),
+    ):
+        if name.startswith(old):
+            return new + name.removeprefix(old).replace("._codebook.", ".codebook.")
+    return name
+
+
+def _settings_of_original(folder: Path, settings: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
+    """What the original's config.json says, in the words of the native one; it leaves widths to the code, so that
+    they are taken from the weights. Raises LoadError for variants of the original that Higgs Audio v2 is not."""
+    variants = {
+        "bins": isinstance(settings.get("bins", 1024), int),
+        "vq_scale": settings.get("vq_scale", 1) == 1,
+        "downsample_mode": settings.get("downsample_mode", "step_down") == "step_down",
+        "semantic_techer": "hubert" in settings.get("semantic_techer", "hubert_base_general"),
+    }
+    for name, known in variants.items():
+        if not known:
+            raise LoadError(
+                f"{folder / 'config.json'} asks for {name} {settings[name]!r}, which Higgs Audio v2's codec has not.",
+                f"{folder / 'config.json'} 中的 {name} 为 {settings[name]!r}，Higgs Audio v2 编解码器不支持。",
+            )
+    ratios = settings.get("ratios", [8, 5, 4, 2])
+    rate, size = settings.get("sample_rate", 16_000), settings.get("bins", 1024)
+    hubert = _hubert_settings(shapes)
+    acoustic_hidden = settings.get("D", 128)
+    return {
+        "acoustic_model_config": {
+            "model_type": "dac",
+            "encoder_hidden_size": shapes.get("encoder.block.0.weight", (64,))[0],
+            "decoder_hidden_size": shapes.get("decoder_2.model.0.weight", (1024,))[0],
+            "hidden_size": acoustic_hidden,
+            "downsampling_ratios": ratios,
+            "upsampling_ratios": ratios,
+        },
+        "semantic_model_config": hubert,
+        "sample_rate": rate,
+        "semantic_sample_rate": settings.get("semantic_sample_rate") or 16_000,
+        "codebook_size": size,
+        "codebook_dim": settings.get("codebook_dim") or acoustic_hidden + hubert["hidden_size"],
+        # The native config counts codebooks by bandwidth and rounds down, hence the half.
+        "target_bandwidths": [
+            (settings.get("n_q", 8) + 0.5) * math.ceil(math.log2(size)) * math.ceil(rate / math.prod(ratios)) / 1000
+        ],
+    }
+
+
+def _hubert_settings(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """HuBERT's config as its weights show it: a base model where they show nothing, 64 dimensions a head."""
+    root = "semantic_model."
+    hidden = shapes.get(root + "encoder.layer_norm.weight", (768,))[0]
+    intermediate = shapes.get(root + "encoder.layers.0.feed_forward.intermediate_dense.weight", (3072,))[0]
+    position = shapes.get(root + "encoder.pos_conv_embed.conv.weight", (hidden, hidden // 16, 128))
+    layers = {
+        int(match[1]) for name in shapes if (match := re.match(r"semantic_model\.encoder\.layers\.(\d+)\.", name))
+    }
+    convolutions = [shapes.get(f"{root}feature_extractor.conv_layers.{i}.conv.weight", (512,))[0] for i in range(7)]
+    return {
+        "model_type": "hubert",
+        "hidden_size": hidden,
+        "num_attention_heads": max(1, hidden // 64),
+        "num_hidden_layers": len(layers) or 12,
+        "intermediate_size": intermediate,
+        "conv_dim": convolutions,
+        "num_conv_pos_embeddings": position[2],
+        "num_conv_pos_embedding_groups": hidden // position[1],
+    }

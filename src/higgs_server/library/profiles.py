@@ -35,7 +35,8 @@ class ProfileLibrary:
         if not isinstance(table, dict):
             log.warning("%s has no mapping called profiles", self.file)
             return []
-        return [Profile(str(name), " ".join(str(text).split())) for name, text in sorted(table.items()) if text]
+        named = {str(name): " ".join(str(text).split()) for name, text in table.items() if text}
+        return [Profile(name, description) for name, description in sorted(named.items())]
 
     def get(self, name: str, param: str = "ref_audio") -> Profile:
         """Raises NotFound naming the profiles that exist."""

@@ -47,7 +47,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     @router.get("/")
     async def root(request: Request) -> dict[str, Any]:
         """What is here."""
-        endpoints = sorted({getattr(route, "path", "") for route in request.app.routes} - {"", "/"})
+        endpoints = ["/docs", *sorted(set(request.app.openapi()["paths"]) - {"/"})]
         return {"message": "higgs-audio-server", "version": __version__, "endpoints": endpoints}
 
     return router

@@ -1,0 +1,96 @@
+"""A real server process for tests: started on a free port, watched through its log, ended with a signal."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 120.0
+
+
+class ServerProcess:
+    """`python api_server.py …` until the block ends. `lines` holds what it has logged so far."""
+
+    def __init__(self, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        self.lines: list[str] = []
+        self._news: queue.Queue[str | None] = queue.Queue()
+        command = [sys.executable, str(ROOT / "api_server.py"), "--host", "127.0.0.1", "--port", "0", "--log-file", ""]
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = ""
+
+    def __enter__(self) -> ServerProcess:
+        line = self.wait_for(r"Uvicorn running on (http://\S+)")
+        match = re.search(r"http://\S+", line)
+        assert match
+        self.url = match.group().rstrip("/")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def wait_for(self, pattern: str, seconds: float = START_SECONDS) -> str:
+        """The first log line that matches, past ones included."""
+        for line in list(self.lines):
+            if re.search(pattern, line):
+                return line
+        while True:
+            try:
+                line = self._news.get(timeout=seconds)
+            except queue.Empty:
+                raise AssertionError(f"{pattern!r} not logged within {seconds} s:\n{self.log}") from None
+            if line is None:
+                raise AssertionError(f"the server ended without logging {pattern!r}:\n{self.log}")
+            if re.search(pattern, line):
+                return line
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        """Until the model can speak."""
+        self.wait_for(r"higgs_server\.server\.model: ready:", seconds)
+
+    @property
+    def log(self) -> str:
+        """All that was logged."""
+        return "".join(self.lines)
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
+        """Ends the process (its whole session, reloaders' children too) and returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            status = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            status = self.process.wait()
+        self._reader.join(10)
+        if self.process.stderr:
+            self.process.stderr.close()
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line)
+            self._news.put(line)
+        self._news.put(None)

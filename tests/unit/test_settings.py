@@ -1,0 +1,84 @@
+"""Flags, environment and file make one frozen Settings; the defaults are the documented ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from higgs_server.settings import Settings, resolve_examples
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def cli(*arguments: str) -> Settings:
+    return Settings.from_cli(arguments, program="api_server.py")
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = cli()
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
+    assert settings.model_path == "bosonai/higgs-audio-v2-generation-3B-base"
+    assert settings.audio_tokenizer_path == "bosonai/higgs-audio-v2-tokenizer"
+    assert (settings.device, settings.max_new_tokens, settings.reload) == ("auto", 2048, False)
+    assert settings.voice_prompts_dir.parts[-2:] == ("examples", "voice_prompts")
+    assert settings.scene_prompts_dir.parts[-2:] == ("examples", "scene_prompts")
+    assert settings.log_file == Path("api_server.log")
+    assert settings.api_key is None
+
+
+def test_a_flag_beats_the_environment_and_that_beats_the_file(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "higgs-server.toml").write_text('port = 1\nhost = "1.1.1.1"\nmodel_path = "from-file"\n')
+    monkeypatch.setenv("HIGGS_SERVER_PORT", "2")
+    monkeypatch.setenv("HIGGS_SERVER_HOST", "2.2.2.2")
+    settings = cli("--port", "3")
+    assert (settings.port, settings.host, settings.model_path) == (3, "2.2.2.2", "from-file")
+
+
+def test_what_export_writes_reads_back_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    settings = cli("--api-key", "k", "--log-file", "", "--revision", "main", "--max-clip-seconds", "7.5", "--reload")
+    settings.export()
+    assert Settings() == settings
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--port", "70000"), ("--port", "x"), ("--device", "tpu"), ("--max-new-tokens", "0"), ("--nothing",)]
+)
+def test_wrong_flags_end_with_a_usage_message(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((SystemExit, ValidationError)) as error:
+        cli(*arguments)
+    if isinstance(error.value, SystemExit):
+        assert error.value.code != 0
+        assert "usage" in capsys.readouterr().err
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli("--help")
+    assert error.value.code == 0
+    shown = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert field.description
+
+
+def test_the_key_does_not_show() -> None:
+    assert "s3cret" not in repr(cli("--api-key", "s3cret"))
+
+
+def test_only_the_default_examples_are_looked_for_elsewhere(empty_folder: Path) -> None:
+    assert resolve_examples(Path("examples/voice_prompts")).is_dir()
+    assert resolve_examples(Path("voices")) == Path("voices")
+    own = empty_folder / "examples" / "voice_prompts"
+    own.mkdir(parents=True)
+    assert resolve_examples(Path("examples/voice_prompts")) == Path("examples/voice_prompts")

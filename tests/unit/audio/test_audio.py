@@ -36,7 +36,7 @@ def tone(seconds: float = 1.0, rate: int = RATE, frequency: float = 440.0) -> np
 def encoded(container: str, codec: str, samples: npt.NDArray[np.float32], rate: int = RATE, channels: int = 1) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
-        layout = {1: "mono", 2: "stereo", 8: "7.1"}[channels]
+        layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
         stream = out.add_stream(codec, rate=48_000 if codec == "libopus" else rate, layout=layout)
         frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
         frame.sample_rate = rate
@@ -78,7 +78,7 @@ def test_common_formats_decode_to_the_same_sound(container: str, codec: str) -> 
     assert np.abs(clip.samples[4_000:-4_000]).max() == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 8), (96_000, 2)])
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 6), (96_000, 2)])
 def test_any_rate_and_channels_become_mono_24_khz(rate: int, channels: int) -> None:
     clip = decode(encoded("wav", "pcm_s16le", tone(rate=rate), rate, channels))
     assert clip.duration == pytest.approx(1.0, abs=0.01)

@@ -128,7 +128,8 @@ def _resemblyzer() -> Any:
 
 
 def _english_words(text: str) -> list[str]:
-    return str(_english_normalizer()(text)).split()
+    counted = re.sub(r"\ban? (?=(?:hundred|thousand|million)\b)", "one ", text, flags=re.IGNORECASE)
+    return str(_english_normalizer()(counted)).split()
 
 
 @lru_cache(1)

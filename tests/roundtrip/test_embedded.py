@@ -6,10 +6,10 @@ import wave
 from collections.abc import Iterator
 from pathlib import Path
 
-import ears
 import numpy as np
 import pytest
 
+import ears
 from higgs_server.backends import embedded
 from higgs_server.backends.embedded.voices import VOICES
 from higgs_server.engine.interface import Backend

@@ -39,7 +39,7 @@ INSTEAD = "python api_server.py --model-path bosonai/higgs-audio-v2-generation-3
 _NOTE = (
     "This is the small embedded voice (Kokoro-82M on the CPU), NOT Higgs Audio: eight voices, no cloning, no scenes, "
     "and temperature, top_k, top_p, seed and ras_* change nothing. "
-    f"For Higgs Audio v2 start `{INSTEAD}` (needs the extra [higgs] and a GPU with 12 GB or a patient CPU)."
+    f"For Higgs Audio v2 start `{INSTEAD}` (with the extra [higgs]; a GPU is advised)."
 )
 _SAMPLES_PER_TOKEN = SAMPLING_RATE // 25
 """`max_new_tokens` counts frames of the real model, 25 a second."""

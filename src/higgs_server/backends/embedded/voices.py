@@ -37,7 +37,7 @@ _ALL = (
     EmbeddedVoice("en_man", "am_michael", "en", "masculine"),
     EmbeddedVoice("mabel", "bf_emma", "en", "feminine"),
     EmbeddedVoice("chadwick", "bm_george", "en", "masculine"),
-    EmbeddedVoice("en_woman", "af_kore", "en", "feminine"),
+    EmbeddedVoice("en_woman", "af_river", "en", "feminine"),
     EmbeddedVoice("zh_woman", "zf_xiaoxiao", "zh", "feminine"),
     EmbeddedVoice("zh_man", "zm_yunxi", "zh", "masculine"),
     EmbeddedVoice("zh_girl", "zf_xiaoyi", "zh", "feminine"),

@@ -1,0 +1,286 @@
+"""Continuous batching: one thread that admits, prefills, decodes and hands out frames.
+
+Knows codec frames only: no text, no sound, no HTTP. Requests join and leave between steps. Any thread may submit,
+cancel and read; only the engine's own thread touches the scheduler and the runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from higgs_server.engine.guard import REPEAT_LIMIT
+from higgs_server.engine.handle import Handle
+from higgs_server.engine.interface import FrameModel, Run
+from higgs_server.engine.runner import Runner, Ticket
+from higgs_server.engine.scheduler import Scheduler
+from higgs_server.engine.sequence import Sequence, positions_of
+from higgs_server.types import Cancelled, InvalidRequest, NotReady, SamplingParams, SpeechError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine does at the moment, for metrics."""
+
+    slots: int
+    running: int
+    waiting: int
+    steps: int
+    """Decode steps since the start."""
+    rows: int
+    """Rows drawn and read since the start, of all sequences."""
+    batch: int
+    """Sequences in the last decode step."""
+    step_seconds: float
+    """How long the last round took: prefill pieces, decode step, reading."""
+    prefix_hits: int
+    prefix_misses: int
+
+
+class Engine:
+    """Runs a FrameModel for many utterances at once.
+
+    slots: utterances decoded at the same time. max_len: positions of context each has, prompt and answer together.
+    prefill_budget: prompt positions worked off between two decode steps. prefix_bytes: memory for kept prefixes.
+    """
+
+    def __init__(
+        self,
+        model: FrameModel,
+        *,
+        slots: int,
+        max_len: int,
+        prefill_budget: int = 512,
+        prefix_bytes: int = 512 * 2**20,
+    ) -> None:
+        self.max_len = min(max_len, model.max_positions)
+        self.slots = slots
+        self._runner = Runner(model, slots=slots, max_len=self.max_len, prefix_bytes=prefix_bytes)
+        self._scheduler = Scheduler(slots, prefill_budget)
+        self._handles: dict[Sequence, Handle] = {}
+        self._tickets: deque[Ticket] = deque()
+        self._steps = self._rows = self._batch = 0
+
+        self._wake = threading.Condition()
+        self._submitted: deque[tuple[Sequence, Handle]] = deque()
+        self._cancelled: deque[Sequence] = deque()
+        self._closed: NotReady | None = None
+        self._publish(0.0)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        runs: Iterable[Run],
+        sampling: SamplingParams,
+        *,
+        prefix_len: int = 0,
+        frame_budget: int | None = None,
+        repeat_limit: int | None = REPEAT_LIMIT,
+    ) -> Handle:
+        """Queues an utterance and returns at once.
+
+        runs: the prompt up to and with `<|audio_out_bos|>`; the first row is the engine's to add. sampling: complete,
+        seed and max_new_tokens included. prefix_len: leading positions worth keeping for other utterances of the same
+        voice. frame_budget, repeat_limit: the guard against endless speech, in frames, None switches either off.
+        Raises InvalidRequest if prompt and answer do not fit the context, NotReady once the engine is closed.
+        """
+        runs = tuple(runs)
+        self._check_room(positions_of(runs), sampling)
+        sequence = Sequence(
+            runs,
+            sampling,
+            self._runner.format,
+            prefix_len=prefix_len,
+            frame_budget=frame_budget,
+            repeat_limit=repeat_limit,
+        )
+        handle = Handle(sequence, self._cancel)
+        if sequence.finish_reason is not None:
+            handle.end()
+            return handle
+        with self._wake:
+            if self._closed is not None:
+                raise self._closed
+            self._submitted.append((sequence, handle))
+            self._wake.notify()
+        return handle
+
+    def _check_room(self, prompt: int, sampling: SamplingParams) -> None:
+        answer = sampling.max_new_tokens or 0
+        if prompt + answer <= self.max_len:
+            return
+        room = self.max_len - prompt
+        if room < 1:
+            raise InvalidRequest(
+                f"The prompt takes {prompt} positions, the context has {self.max_len}: shorten the text or the "
+                "reference clip, or have the text cut with chunk_method.",
+                f"提示词占 {prompt} 个位置，上下文只有 {self.max_len}：请缩短文本或参考音频，或用 chunk_method 切分。",
+                param="text",
+            )
+        raise InvalidRequest(
+            f"The prompt takes {prompt} positions and max_new_tokens is {answer}, the context has {self.max_len}: "
+            f"ask for at most {room} tokens, or shorten the text or the reference clip.",
+            f"提示词占 {prompt} 个位置，max_new_tokens 为 {answer}，而上下文只有 {self.max_len}："
+            f"请将 max_new_tokens 降到 {room} 以内，或缩短文本或参考音频。",
+            param="max_new_tokens",
+        )
+
+    def stats(self) -> EngineStats:
+        """A snapshot as of the last step, from any thread."""
+        with self._wake:
+            return replace(self._stats, waiting=self._stats.waiting + len(self._submitted))
+
+    def close(self) -> None:
+        """Ends everything with Cancelled and joins the thread. Idempotent."""
+        with self._wake:
+            self._closed = self._closed or NotReady("The engine is shutting down.", "引擎正在关闭。")
+            self._wake.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _cancel(self, sequence: Sequence) -> None:
+        with self._wake:
+            self._cancelled.append(sequence)
+            self._wake.notify()
+
+    # --- the engine's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failure: BaseException = Cancelled()
+        try:
+            while self._take_orders():
+                started = time.perf_counter()
+                self._round()
+                self._publish(time.perf_counter() - started)
+        except Exception as error:
+            logger.exception("the engine stopped")
+            failure = self._closed = NotReady(
+                f"The engine stopped ({error}); restart the server.", f"引擎已停止（{error}），请重启服务。"
+            )
+        with self._wake:
+            self._handles.update(self._submitted)
+            self._submitted.clear()
+        self._tickets.clear()
+        for sequence, handle in self._handles.items():
+            self._scheduler.remove(sequence)
+            handle.end(failure)
+        self._handles.clear()
+        self._publish(0.0)
+
+    def _take_orders(self) -> bool:
+        """Blocks while there is nothing to do; takes in what was submitted and cancelled. False: close."""
+        with self._wake:
+            self._wake.wait_for(
+                lambda: self._submitted or self._cancelled or self._closed or self._handles or self._tickets
+            )
+            submitted, self._submitted = self._submitted, deque()
+            cancelled, self._cancelled = self._cancelled, deque()
+            closed = self._closed is not None
+        for sequence, handle in submitted:
+            self._handles[sequence] = handle
+            self._scheduler.add(sequence)
+        for sequence in cancelled:
+            self._drop(sequence, Cancelled())
+        return not closed
+
+    def _round(self) -> None:
+        """Admits, prefills within the budget, launches a decode step, and reads what has been drawn."""
+        for sequence in self._scheduler.admit():
+            try:
+                self._runner.begin(sequence)
+            except Exception as error:
+                self._fail([sequence], error)
+        for piece in self._scheduler.pieces():
+            if piece.sequence not in self._handles:  # an earlier piece of it failed
+                continue
+            try:
+                ticket = self._runner.prefill(piece)
+            except Exception as error:
+                self._fail([piece.sequence], error)
+                continue
+            if ticket is not None:
+                self._tickets.append(ticket)
+        drawing = self._scheduler.drawing()
+        if drawing:
+            try:
+                self._tickets.append(self._runner.decode(drawing, self._scheduler.running))
+            except Exception as error:  # nothing says whose fault it is
+                self._fail(drawing, error)
+        self._steps += bool(drawing)
+        self._batch = len(drawing)
+        # The last ticket may stay unread while the device works on it, as long as something follows it.
+        lookahead = self._runner.lookahead if drawing else 0
+        while len(self._tickets) > lookahead:
+            self._read(self._tickets.popleft())
+
+    def _read(self, ticket: Ticket) -> None:
+        """Hands the rows of a ticket to their sequences."""
+        try:
+            rows = self._runner.read(ticket)
+        except Exception as error:
+            self._fail(ticket.sequences, error)
+            return
+        for sequence, row in rows:
+            handle = self._handles.get(sequence)
+            if handle is None:  # ended or cancelled since the launch
+                continue
+            self._rows += 1
+            if row is None:
+                self._fail([sequence], ArithmeticError("the model's output is not finite"))
+                continue
+            handle.deliver(sequence.append(row))
+            if sequence.finish_reason is not None:
+                self._drop(sequence)
+
+    def _fail(self, sequences: Iterable[Sequence], cause: Exception) -> None:
+        """Ends sequences with an error; the engine goes on."""
+        logger.error("generation failed", exc_info=cause)
+        for sequence in sequences:
+            error = SpeechError(
+                f"Generation failed ({cause}). Try again, and with another seed or reference clip if it fails again.",
+                f"生成失败（{cause}）。请重试；若再次失败，请更换种子或参考音频。",
+                code="generation_failed",
+            )
+            error.__cause__ = cause
+            self._drop(sequence, error, broken=True)
+
+    def _drop(self, sequence: Sequence, failure: BaseException | None = None, *, broken: bool = False) -> None:
+        """Takes a sequence out, however it ended, and frees its slot."""
+        handle = self._handles.pop(sequence, None)
+        if handle is None:
+            return
+        slot = self._scheduler.remove(sequence)
+        try:
+            if slot is not None:
+                self._runner.release(sequence, slot, broken=broken)
+        finally:
+            handle.end(failure)
+
+    def _publish(self, seconds: float) -> None:
+        """Brings the statistics up to date."""
+        stats = EngineStats(
+            slots=self.slots,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            steps=self._steps,
+            rows=self._rows,
+            batch=self._batch,
+            step_seconds=seconds,
+            prefix_hits=self._runner.prefixes.hits,
+            prefix_misses=self._runner.prefixes.misses,
+        )
+        with self._wake:
+            self._stats = stats
+            self._wake.notify_all()

@@ -1,0 +1,84 @@
+"""What a client of the engine holds: one utterance being generated, as an iterator of its frames.
+
+Knows no scheduling: the engine's thread delivers and ends, any other thread reads and cancels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from higgs_server.engine.sequence import Frames, Sequence
+from higgs_server.types import Cancelled, FinishReason
+
+
+class Handle:
+    """Iterates over the new frames, int64 [n, codebooks] with n >= 1: whatever came since the last look.
+
+    Iteration ends with the utterance, raises Cancelled after `cancel` (or when the engine closes), and raises the
+    SpeechError that ended it if something failed. As a context manager it cancels what is not over on leaving.
+    """
+
+    def __init__(self, sequence: Sequence, on_cancel: Callable[[Sequence], None]) -> None:
+        self._sequence = sequence
+        self._on_cancel = on_cancel
+        self._changed = threading.Condition()
+        self._frames: list[Frames] = []
+        self._over = False
+        self._failure: BaseException | None = None
+
+    def __iter__(self) -> Handle:
+        return self
+
+    def __next__(self) -> Frames:
+        with self._changed:
+            self._changed.wait_for(lambda: self._frames or self._over)
+            if self._frames:
+                frames, self._frames = self._frames, []
+                return np.concatenate(frames)
+            if self._failure is not None:
+                raise self._failure
+            raise StopIteration
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How it ended by itself: None while it runs, and where it was cancelled or failed."""
+        with self._changed:
+            return self._sequence.finish_reason if self._over and self._failure is None else None
+
+    @property
+    def rows(self) -> Frames:
+        """All rows so far, delay pattern applied, [rows, codebooks]; the first is all stream-BOS."""
+        return self._sequence.rows
+
+    def cancel(self) -> None:
+        """Ends the utterance; its slot is free by the next step. Does nothing once it is over."""
+        if self.end(Cancelled()):
+            self._on_cancel(self._sequence)
+
+    def deliver(self, frames: Frames) -> None:
+        """For the engine: more frames, [n, codebooks]."""
+        with self._changed:
+            if len(frames) and not self._over:
+                self._frames.append(frames)
+                self._changed.notify_all()
+
+    def end(self, failure: BaseException | None = None) -> bool:
+        """For the engine: nothing more will come; frames not read yet are lost if it failed. False: it was over."""
+        with self._changed:
+            if self._over:
+                return False
+            self._over = True
+            self._failure = failure
+            if failure is not None:
+                self._frames.clear()
+            self._changed.notify_all()
+            return True

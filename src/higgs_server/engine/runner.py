@@ -1,0 +1,146 @@
+"""The sole host-device crossing: runs prefill pieces and decode steps on the model, and brings rows back.
+
+Knows no queues and no fairness: the engine says what to run. Nothing here waits for the device but `read`. What is
+launched is done in the order of the calls, so slots may be released while a step that used them is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+
+import torch
+
+from higgs_server.engine.guard import Frame
+from higgs_server.engine.interface import FrameModel
+from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
+from higgs_server.engine.sampler import SamplerState, draw, reach_of
+from higgs_server.engine.scheduler import Piece, bucket
+from higgs_server.engine.sequence import CodeFormat, Sequence, slice_runs
+
+LEAST_LENGTH = 256
+"""The smallest length bucket of a decode step, in positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Rows on their way to the host: of `sequences[i]`, row `places[i]` of `rows` [B, codebooks + 1]."""
+
+    rows: torch.Tensor
+    sequences: tuple[Sequence, ...]
+    places: tuple[int, ...]
+    arrived: torch.cuda.Event | None
+
+
+class Runner:
+    """Owns everything on the device but the model: the KV cache, kept prefixes, and the sampler's state.
+
+    A decode batch is slots 0 to B-1. Slots among them that draw nothing stand where writing does no harm: at 0 when
+    free, else where their next piece of prompt will overwrite it.
+    """
+
+    def __init__(self, model: FrameModel, *, slots: int, max_len: int, prefix_bytes: int) -> None:
+        """`prefix_bytes` is what kept prefixes may take on the device."""
+        self.format = CodeFormat.of(model)
+        on_cuda = model.device.type == "cuda"
+        self.lookahead = 1 if on_cuda else 0
+        """How many tickets may be unread when the next step is launched; without a queue on the device, none."""
+        self.padded = on_cuda
+        """Whether batch and length are rounded up to buckets, which captured graphs need and which costs work."""
+        self._model = model
+        with torch.inference_mode():
+            self._cache = KVCache(model, slots, max_len)
+            self._state = SamplerState.new(slots, self.format, model.device)
+        self.prefixes = PrefixCache(prefix_bytes)
+        self._keys: dict[Sequence, bytes] = {}
+
+    @property
+    def max_len(self) -> int:
+        """Positions a slot has."""
+        return self._cache.max_len
+
+    @torch.inference_mode()
+    def begin(self, sequence: Sequence) -> None:
+        """Prepares the slot of a newly admitted sequence; its prefix is copied if another one left it here."""
+        assert sequence.slot is not None
+        if sequence.prefix_len and self.prefixes.room_for(sequence.prefix_len, self._cache):
+            key = prefix_key(sequence.runs, sequence.prefix_len)
+            prefix = self.prefixes.get(key)
+            if prefix is None:
+                self._keys[sequence] = key
+            else:
+                self._cache.copy_in(sequence.slot, prefix)
+                sequence.prefilled = sequence.prefix_len
+        self._state.park(sequence.slot, sequence.prefilled)
+
+    @torch.inference_mode()
+    def prefill(self, piece: Piece) -> Ticket | None:
+        """Runs a piece of a prompt; the last piece also draws row 1 and returns its ticket."""
+        sequence = piece.sequence
+        slot = sequence.slot
+        assert slot is not None
+        runs = slice_runs(sequence.runs, piece.start, piece.stop)
+        logits = self._model.prefill(self._cache.tensor, slot, piece.start, runs)
+        sequence.prefilled = piece.stop
+        if piece.completes_prefix and (key := self._keys.pop(sequence, None)) is not None:
+            self.prefixes.put(key, self._cache.copy_out(slot, piece.stop))
+        if not piece.completes_prompt:
+            self._state.park(slot, piece.stop)
+            return None
+        self._state.start(slot, sequence.sampling, sequence.row_limit, piece.stop - 1, self._model.codebook_size)
+        drawn = draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
+        return self._send(drawn, [sequence], [0])
+
+    @torch.inference_mode()
+    def decode(self, sequences: Several[Sequence], running: Several[Sequence]) -> Ticket:
+        """One decode step for `sequences`; `running` are all that have a slot, these included."""
+        places = [sequence.slot for sequence in sequences if sequence.slot is not None]
+        batch = max(places) + 1
+        if self.padded:
+            batch = bucket(batch, 1, self._cache.slots)
+        length = 1 + max(other.position for other in running if other.slot is not None and other.slot < batch)
+        if self.padded:
+            length = bucket(length, LEAST_LENGTH, self.max_len)
+        drawn = self._step(batch, length, self._reach(sequences))
+        return self._send(drawn, sequences, places)
+
+    def _step(self, batch: int, length: int, reach: int) -> torch.Tensor:
+        """Embed, layers, head, sampling, state: for given arguments, tensors of fixed shape and place."""
+        state = self._state.view(0, batch)
+        logits = self._model.decode(self._cache.tensor, state.codes, state.position, length)
+        return draw(state, logits, self.format, reach)
+
+    def _reach(self, sequences: Several[Sequence]) -> int:
+        return max(reach_of(sequence.sampling, self._model.codebook_size) for sequence in sequences)
+
+    def _send(self, drawn: torch.Tensor, sequences: Several[Sequence], places: Several[int]) -> Ticket:
+        """Starts the way of drawn rows to the host."""
+        for sequence in sequences:
+            sequence.drawn += 1
+        arrived = None
+        if drawn.is_cuda:
+            rows = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
+            rows.copy_(drawn, non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        else:
+            rows = drawn.cpu()
+        return Ticket(rows, tuple(sequences), tuple(places), arrived)
+
+    def read(self, ticket: Ticket) -> list[tuple[Sequence, Frame | None]]:
+        """Waits for a ticket: each sequence with its row [codebooks], or None where its logits were not finite."""
+        if ticket.arrived is not None:
+            ticket.arrived.synchronize()
+        rows = ticket.rows.numpy()
+        return [
+            (sequence, None if rows[place, -1] else rows[place, :-1])
+            for sequence, place in zip(ticket.sequences, ticket.places, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def release(self, sequence: Sequence, slot: int, *, broken: bool = False) -> None:
+        """Takes back the slot a sequence had; `broken` says that its cache may hold numbers that are not finite."""
+        self._keys.pop(sequence, None)
+        self._state.park(slot)
+        if broken:
+            self._cache.scrub(slot)

@@ -1,0 +1,188 @@
+"""Prefill pieces, decode batches, slots and prefixes on the device, driven by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fake_model import FakeModel, prompt
+from higgs_server.engine.runner import Runner
+from higgs_server.engine.scheduler import Piece
+from higgs_server.engine.sequence import Sequence
+from higgs_server.types import SamplingParams
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def new(model: FakeModel, slots: int = 4, prefix_bytes: int = 1 << 20) -> Runner:
+    return Runner(model, slots=slots, max_len=600, prefix_bytes=prefix_bytes)
+
+
+def sequence(runner: Runner, *tokens: int, rows: int = 30, seed: int = 1, prefix_len: int = 0) -> Sequence:
+    sampling = SamplingParams(seed=seed, max_new_tokens=rows)
+    return Sequence(prompt(*tokens, audio=5), sampling, runner.format, prefix_len=prefix_len)
+
+
+def begin(runner: Runner, seq: Sequence, slot: int) -> Sequence:
+    seq.slot = slot
+    runner.begin(seq)
+    return seq
+
+
+def prefill(runner: Runner, seq: Sequence, piece: int = 1000) -> None:
+    while seq.prefilling:
+        ticket = runner.prefill(Piece(seq, seq.prefilled, seq.next_cut(seq.prefilled, piece)))
+    assert ticket is not None
+    take(runner, ticket)
+
+
+def take(runner: Runner, ticket: object) -> None:
+    for seq, row in runner.read(ticket):  # type: ignore[arg-type]
+        assert row is not None
+        if seq.finish_reason is None:
+            seq.append(row)
+
+
+def finish(runner: Runner, *sequences: Sequence) -> list[list[list[int]]]:
+    while drawing := [seq for seq in sequences if seq.drawing]:
+        take(runner, runner.decode(drawing, sequences))
+    return [seq.rows.tolist() for seq in sequences]
+
+
+def alone(*tokens: int, **options: int) -> list[list[int]]:
+    runner = new(FakeModel())
+    seq = begin(runner, sequence(runner, *tokens, **options), 0)
+    prefill(runner, seq)
+    return finish(runner, seq)[0]
+
+
+def test_a_prompt_in_pieces_gives_the_same_rows_as_in_one() -> None:
+    expected = alone(1, 2, 3, 4)
+    for piece in (1, 2, 3, 7):
+        runner = new(FakeModel())
+        seq = begin(runner, sequence(runner, 1, 2, 3, 4), 0)
+        prefill(runner, seq, piece)
+        assert finish(runner, seq) == [expected]
+
+
+def test_decode_steps_between_the_pieces_of_a_neighbours_prompt_do_it_no_harm() -> None:
+    """Every step runs slots 0 and 2 too: what it writes for them must be overwritten by what comes."""
+    runner = new(FakeModel())
+    early = begin(runner, sequence(runner, 1, 2), 1)
+    prefill(runner, early)
+    late = begin(runner, sequence(runner, 5, 6, 7, seed=3), 0)
+    later = begin(runner, sequence(runner, 5, 6, 8, seed=4), 2)
+    for seq in (late, later):
+        while seq.prefilling:
+            ticket = runner.prefill(Piece(seq, seq.prefilled, seq.prefilled + 1))
+            if ticket is not None:
+                take(runner, ticket)
+            everyone = [early, late, later]
+            take(runner, runner.decode([each for each in everyone if each.drawing], everyone))
+    rows = finish(runner, late, early, later)
+    assert rows == [alone(5, 6, 7, seed=3), alone(1, 2), alone(5, 6, 8, seed=4)]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("slot", range(5))
+def test_any_slot_and_any_bucket_gives_the_same_rows(slot: int, padded: bool) -> None:
+    model = FakeModel()
+    runner = new(model, slots=5)
+    runner.padded = padded
+    seq = begin(runner, sequence(runner, 1, 2, 3), slot)
+    prefill(runner, seq)
+    assert finish(runner, seq) == [alone(1, 2, 3)]
+    assert set(model.decoded) == {[1, 2, 4, 4, 5][slot] if padded else slot + 1}
+
+
+def test_a_prefix_is_copied_to_the_next_of_the_same_voice_and_changes_nothing() -> None:
+    model = FakeModel()
+    runner = new(model)
+    first = begin(runner, sequence(runner, 1, 2, 3, prefix_len=6), 0)
+    prefill(runner, first)
+    model.prefilled.clear()
+    same_voice = begin(runner, sequence(runner, 1, 2, 3, seed=8, prefix_len=6), 1)
+    other_voice = begin(runner, sequence(runner, 1, 2, 4, seed=8, prefix_len=6), 2)
+    prefill(runner, same_voice)
+    prefill(runner, other_voice)
+    assert model.prefilled == [(1, 6, 10), (2, 0, 6), (2, 6, 10)]
+    assert (runner.prefixes.hits, runner.prefixes.misses) == (1, 2)
+    rows = finish(runner, first, same_voice, other_voice)
+    assert rows == [alone(1, 2, 3), alone(1, 2, 3, seed=8), alone(1, 2, 4, seed=8)]
+
+
+def test_a_prefix_that_cannot_be_kept_is_not_counted() -> None:
+    runner = new(FakeModel(), prefix_bytes=0)
+    for slot in (0, 1):
+        seq = begin(runner, sequence(runner, 1, 2, 3, prefix_len=6), slot)
+        prefill(runner, seq)
+        assert finish(runner, seq) == [alone(1, 2, 3)]
+        runner.release(seq, slot)
+    assert (runner.prefixes.hits, runner.prefixes.misses, len(runner.prefixes)) == (0, 0, 0)
+
+
+def test_numbers_that_are_not_finite_end_their_own_sequence_and_leave_nothing_behind() -> None:
+    model = FakeModel()
+    runner = new(model)
+    model.breaks[66] = 15
+    broken = begin(runner, sequence(runner, 66, 2, 3), 0)
+    healthy = begin(runner, sequence(runner, 1, 2, 3), 1)
+    prefill(runner, broken)
+    prefill(runner, healthy)
+    while True:
+        rows = dict(runner.read(runner.decode([broken, healthy], [broken, healthy])))
+        healthy.append(rows[healthy])  # type: ignore[arg-type]
+        if rows[broken] is None:
+            break
+    runner.release(broken, 0, broken=True)
+    next_tenant = begin(runner, sequence(runner, 9, 2, 3), 0)
+    prefill(runner, next_tenant)
+    assert finish(runner, next_tenant, healthy) == [alone(9, 2, 3), alone(1, 2, 3)]
+
+
+def test_a_slot_can_be_given_away_while_a_step_that_used_it_is_unread() -> None:
+    """As on a GPU: the next step is launched before the last one's rows are looked at."""
+    runner = new(FakeModel())
+    first, stays = (begin(runner, sequence(runner, 1, 2, slot), slot) for slot in (0, 1))
+    prefill(runner, first)
+    prefill(runner, stays)
+    unread = runner.decode([first, stays], [first, stays])
+    runner.release(first, 0)
+    second = begin(runner, sequence(runner, 4, 5, 6), 0)
+    prefill(runner, second)
+    take(runner, unread)
+    assert finish(runner, second, stays) == [alone(4, 5, 6), alone(1, 2, 1)]
+
+
+def test_the_last_row_of_a_full_context_stays_inside_its_slot() -> None:
+    """Prompt and answer fill the slot to its end; the neighbour keeps drawing beyond."""
+    model = FakeModel()
+    runner = Runner(model, slots=2, max_len=40, prefix_bytes=0)
+    full = begin(runner, sequence(runner, 1, 2, rows=32), 0)
+    short = begin(runner, sequence(runner, 1, rows=33), 1)
+    prefill(runner, full)
+    prefill(runner, short)
+    rows = finish(runner, full, short)
+    assert rows == [alone(1, 2, rows=32), alone(1, rows=33)]
+    assert [len(each) for each in rows] == [32, 33]
+
+
+def test_nothing_but_reading_asks_the_device_for_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler and the state run in captured graphs: `draw` and `start` must not look at a tensor's value."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a tensor's value was asked for")
+
+    from higgs_server.engine import sampler
+
+    runner = new(FakeModel())
+    state = sampler.SamplerState.new(3, runner.format, torch.device("cpu"))
+    logits = torch.randn(3, 8, 32)
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "numpy", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    state.start(1, SamplingParams(seed=3), 100, 5, 32)
+    drawn = sampler.draw(state.view(0, 2), logits[:2], runner.format, 32)
+    monkeypatch.undo()
+    assert drawn.shape == (2, 9)
+    assert np.array_equal(state.row.numpy(), [0, 2, 0])

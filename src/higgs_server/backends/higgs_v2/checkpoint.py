@@ -258,7 +258,7 @@ def _read_into(place: Tensor, piece: Piece) -> None:
 
 def _read_exactly(fd: int, tensor: Tensor, file: Path) -> None:
     """Fills a contiguous CPU tensor. No mmap: pages of a mapped file would count as this process's memory."""
-    room = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    room = memoryview(tensor.view(-1).view(torch.uint8).numpy().data)
     while len(room):
         got = os.readv(fd, [room])
         if not got:

@@ -9,7 +9,8 @@ fp32, rotary tables and residuals in the model's dtype. Knows no text, no sampli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,9 @@ class Branch(nn.Module):
 
 class Layer(nn.Module):
     """Attention shared by text and audio, and a branch for each. `audio` is `text` where the model has only one."""
+
+    text: Branch
+    audio: Branch
 
     def __init__(self, config: HiggsConfig, index: int, device: torch.device, dtype: torch.dtype):
         super().__init__()
@@ -145,7 +149,7 @@ class HiggsNetwork(nn.Module):
         angles = positions[:, None].float() * self._frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None]
         cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             branch = layer.audio if audio else layer.text
             qkv = layer.qkv(branch.input_norm(x)).view(len(x), -1, c.head_dim)
             query, key, value = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)

@@ -30,13 +30,11 @@ def slow_resample(samples: torch.Tensor, old: int, new: int) -> torch.Tensor:
     cutoff = 0.99 * min(old, new) / old  # zero crossings an input sample
     reach = math.ceil(6 / cutoff)
     padded = np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(reach, reach + 1)])
-    output = np.zeros((*signal.shape[:-1], math.ceil(signal.shape[-1] * new / old)))
-    for i in range(output.shape[-1]):
-        centre = i * old / new
-        near = np.arange(math.floor(centre) - reach, math.floor(centre) + reach + 1)
-        phase = (centre - near) * cutoff
-        weights = np.where(np.abs(phase) < 6, np.sinc(phase) * np.cos(phase * np.pi / 12) ** 2, 0.0) * cutoff
-        output[..., i] = padded[..., near + reach] @ weights
+    centre = np.arange(math.ceil(signal.shape[-1] * new / old))[:, None] * old / new  # in input samples
+    near = np.floor(centre).astype(int) + np.arange(-reach, reach + 1)
+    phase = (centre - near) * cutoff
+    weights = np.where(np.abs(phase) < 6, np.sinc(phase) * np.cos(phase * np.pi / 12) ** 2, 0.0) * cutoff
+    output = (padded[..., near + reach] * weights).sum(axis=-1)
     return torch.from_numpy(output).to(samples.dtype)
 
 

@@ -246,7 +246,9 @@ class CodecWorker:
             if self._closed:
                 return []
             length = len(self._pending[0][1].codes)
-            batch, left, waiting = [], deque[tuple[CodecStream, Window]](), set[CodecStream]()
+            batch: list[tuple[CodecStream, Window]] = []
+            left: deque[tuple[CodecStream, Window]] = deque()
+            waiting: set[CodecStream] = set()
             for stream, window in self._pending:
                 # A stream's windows stay in order: none overtakes one that is left.
                 if len(window.codes) == length and len(batch) < self._max_batch and stream not in waiting:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ class HiggsCodec:
 
     def __init__(self, checkpoint: CodecCheckpoint, device: torch.device) -> None:
         config = checkpoint.config
+        acoustic: Any = config.acoustic_model_config
         try:
             with torch.device("meta"):
                 decoder, encoder = CodecDecoder(config), CodecEncoder(config)
@@ -47,7 +49,7 @@ class HiggsCodec:
         checkpoint.check((decoder, encoder))
         checkpoint.load(decoder)
         self.sampling_rate: int = config.sample_rate
-        self.hop_length: int = math.prod(config.acoustic_model_config.upsampling_ratios)
+        self.hop_length: int = math.prod(acoustic.upsampling_ratios)
         self.num_codebooks: int = config.num_quantizers
         self.codebook_size: int = config.codebook_size
         self.context_frames = math.ceil(decoder.acoustic_decoder.receptive_field())
@@ -57,8 +59,9 @@ class HiggsCodec:
         self._encoder = encoder  # on the meta device until a clip is encoded
         self._encoder_loaded = False
         self._loading = threading.Lock()
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if self._stream is not None:
+        self._stream = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # TF32 rounds to 1e-3, which would be heard where windows meet. Nothing but the codec has convolutions.
             torch.backends.cudnn.allow_tf32 = False
             self._stream.wait_stream(torch.cuda.current_stream(device))

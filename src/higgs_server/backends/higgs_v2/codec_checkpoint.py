@@ -8,7 +8,6 @@ Knows no hub (folders only) and no device.
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 import zipfile
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from higgs_server.backends.higgs_v2.codec_original import native_name, native_settings
 from higgs_server.types import SAMPLING_RATE, LoadError
 
 if TYPE_CHECKING:
@@ -90,11 +90,13 @@ def open_checkpoint(folder: Path) -> CodecCheckpoint:
             f"{folder} 中有 config.json，但缺少 {file.name}；请重新下载编解码器。",
         )
     shapes, read = _fold_weight_norm(file, *(_open_safetensors(file) if native else _open_pickle(file)))
-    if not native:
-        settings = _settings_of_original(folder, settings, shapes)
     try:
+        if not native:
+            settings = native_settings(folder, settings, shapes)
         config = HiggsAudioV2TokenizerConfig.from_dict(settings)
-    except Exception as error:
+    except LoadError:
+        raise
+    except Exception as error:  # whatever a config.json can hold instead of what it should
         reason = " ".join(str(error).split())
         raise LoadError(
             f"{folder / 'config.json'} does not describe a codec: {reason}",
@@ -107,8 +109,8 @@ def open_checkpoint(folder: Path) -> CodecCheckpoint:
         )
     if native:
         return CodecCheckpoint(file, config, shapes, read)
-    blocks = len(config.acoustic_model_config.downsampling_ratios)
-    native_names = {name: _native_name(name, blocks) for name in shapes}
+    blocks = len(settings["acoustic_model_config"]["downsampling_ratios"])
+    native_names = {name: native_name(name, blocks) for name in shapes}
     stored = {renamed: name for name, renamed in native_names.items()}
     renamed_shapes = {renamed: shapes[name] for renamed, name in stored.items()}
     return CodecCheckpoint(file, config, renamed_shapes, lambda name: read(stored[name]))
@@ -153,11 +155,11 @@ def _open_safetensors(file: Path) -> tuple[dict[str, Shape], Callable[[str], Ten
     from safetensors import SafetensorError, safe_open
 
     try:
-        opened = safe_open(file, framework="pt")
+        opened: Any = safe_open(file, framework="pt")
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
-    return shapes, lambda name: opened.get_tensor(name).to(torch.float32, copy=True)
+    return shapes, lambda name: _owned(opened.get_tensor(name))
 
 
 def _open_pickle(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
@@ -175,7 +177,12 @@ def _open_pickle(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise _unreadable(file, ValueError("not a dictionary of tensors"))
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    return shapes, lambda name: stored[name].to(torch.float32, copy=True)
+    return shapes, lambda name: _owned(stored[name])
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """Out of the file, which may change or go away."""
+    return tensor.to(torch.float32, copy=True)
 
 
 def _broadcasts(small: Shape, large: Shape) -> bool:
@@ -209,101 +216,7 @@ def _fold_weight_norm(
         magnitude, direction = map(read, pairs[name])
         # The norm runs over every axis that the magnitude does not have.
         axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
-        return direction * (magnitude / torch.linalg.vector_norm(direction, dim=axes, keepdim=True))
+        norm: Tensor = torch.linalg.vector_norm(direction, dim=axes, keepdim=True)
+        return direction * (magnitude / norm)
 
     return folded, read_folded
-
-
-# --- the original layout --------------------------------------------------------------------------------------------
-
-_ACOUSTIC = re.compile(r"(encoder\.block|decoder_2\.model)\.(\d+)(?:\.block\.(\d+))?(?:\.block\.(\d+))?\.(\w+)")
-_RESIDUAL_UNITS = ("res_unit1", "res_unit2", "res_unit3")
-_ACOUSTIC_PARTS = {
-    "encoder.block": ("acoustic_encoder", (*_RESIDUAL_UNITS, "snake1", "conv1")),
-    "decoder_2.model": ("acoustic_decoder", ("snake1", "conv_t1", *_RESIDUAL_UNITS)),
-}
-
-
-def _native_name(name: str, blocks: int) -> str:
-    """The native name of an original tensor; a name that follows no rule stays as it is."""
-    if match := _ACOUSTIC.fullmatch(name):
-        # DAC numbers its layers: first convolution, blocks, snake, last convolution; and so on within them.
-        part, layers = _ACOUSTIC_PARTS[match[1]]
-        outer = ("conv1", *(f"block.{i}" for i in range(blocks)), "snake1", "conv2")
-        tables = (outer, layers, ("snake1", "conv1", "snake2", "conv2"))
-        numbers = [int(number) for number in match.group(2, 3, 4) if number]
-        if all(number < len(table) for number, table in zip(numbers, tables, strict=False)):
-            path = (table[number] for number, table in zip(numbers, tables, strict=False))
-            return ".".join((part, *path, match[5]))
-    if name.startswith("encoder_semantic."):
-        return re.sub(r"\.(conv[12]?)\.conv\.", r".\1.", name)
-    for old, new in (
-        ("quantizer.vq.layers.", "quantizer.quantizers."),
-        ("fc_prior.", "fc."),
-        ("fc_post2.", "fc2."),
-    ):
-        if name.startswith(old):
-            return new + name.removeprefix(old).replace("._codebook.", ".codebook.")
-    return name
-
-
-def _settings_of_original(folder: Path, settings: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
-    """What the original's config.json says, in the words of the native one; it leaves widths to the code, so that
-    they are taken from the weights. Raises LoadError for variants of the original that Higgs Audio v2 is not."""
-    variants = {
-        "bins": isinstance(settings.get("bins", 1024), int),
-        "vq_scale": settings.get("vq_scale", 1) == 1,
-        "downsample_mode": settings.get("downsample_mode", "step_down") == "step_down",
-        "semantic_techer": "hubert" in settings.get("semantic_techer", "hubert_base_general"),
-    }
-    for name, known in variants.items():
-        if not known:
-            raise LoadError(
-                f"{folder / 'config.json'} asks for {name} {settings[name]!r}, which Higgs Audio v2's codec has not.",
-                f"{folder / 'config.json'} 中的 {name} 为 {settings[name]!r}，Higgs Audio v2 编解码器不支持。",
-            )
-    ratios = settings.get("ratios", [8, 5, 4, 2])
-    rate, size = settings.get("sample_rate", 16_000), settings.get("bins", 1024)
-    hubert = _hubert_settings(shapes)
-    acoustic_hidden = settings.get("D", 128)
-    return {
-        "acoustic_model_config": {
-            "model_type": "dac",
-            "encoder_hidden_size": shapes.get("encoder.block.0.weight", (64,))[0],
-            "decoder_hidden_size": shapes.get("decoder_2.model.0.weight", (1024,))[0],
-            "hidden_size": acoustic_hidden,
-            "downsampling_ratios": ratios,
-            "upsampling_ratios": ratios,
-        },
-        "semantic_model_config": hubert,
-        "sample_rate": rate,
-        "semantic_sample_rate": settings.get("semantic_sample_rate") or 16_000,
-        "codebook_size": size,
-        "codebook_dim": settings.get("codebook_dim") or acoustic_hidden + hubert["hidden_size"],
-        # The native config counts codebooks by bandwidth and rounds down, hence the half.
-        "target_bandwidths": [
-            (settings.get("n_q", 8) + 0.5) * math.ceil(math.log2(size)) * math.ceil(rate / math.prod(ratios)) / 1000
-        ],
-    }
-
-
-def _hubert_settings(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """HuBERT's config as its weights show it: a base model where they show nothing, 64 dimensions a head."""
-    root = "semantic_model."
-    hidden = shapes.get(root + "encoder.layer_norm.weight", (768,))[0]
-    intermediate = shapes.get(root + "encoder.layers.0.feed_forward.intermediate_dense.weight", (3072,))[0]
-    position = shapes.get(root + "encoder.pos_conv_embed.conv.weight", (hidden, hidden // 16, 128))
-    layers = {
-        int(match[1]) for name in shapes if (match := re.match(r"semantic_model\.encoder\.layers\.(\d+)\.", name))
-    }
-    convolutions = [shapes.get(f"{root}feature_extractor.conv_layers.{i}.conv.weight", (512,))[0] for i in range(7)]
-    return {
-        "model_type": "hubert",
-        "hidden_size": hidden,
-        "num_attention_heads": max(1, hidden // 64),
-        "num_hidden_layers": len(layers) or 12,
-        "intermediate_size": intermediate,
-        "conv_dim": convolutions,
-        "num_conv_pos_embeddings": position[2],
-        "num_conv_pos_embedding_groups": hidden // position[1],
-    }

@@ -5,10 +5,14 @@ native layout (transformers' HiggsAudioV2TokenizerModel), so that a checkpoint l
 parts follow DAC (Kumar et al. 2023, arXiv:2306.06546) as X-Codec uses it (Ye et al. 2024, arXiv:2408.17175).
 """
 
+# Modules are untyped where they are called.
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator"
+
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +90,7 @@ class DecoderBlock(nn.Module):
 class AcousticEncoder(nn.Module):
     """Waveform [B, 1, n] -> features [B, hidden, frames(n)]."""
 
-    def __init__(self, channels: int, ratios: list[int], hidden: int) -> None:
+    def __init__(self, channels: int, ratios: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.ratios = ratios
         self.conv1 = nn.Conv1d(1, channels, kernel_size=7, padding=3)
@@ -111,7 +115,7 @@ class AcousticEncoder(nn.Module):
 class AcousticDecoder(nn.Module):
     """Features [B, hidden, T] -> waveform [B, 1, T * hop]. Unlike DAC it has no tanh at the end."""
 
-    def __init__(self, channels: int, ratios: list[int], hidden: int) -> None:
+    def __init__(self, channels: int, ratios: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.ratios = ratios
         self.conv1 = nn.Conv1d(hidden, channels, kernel_size=7, padding=3)
@@ -183,7 +187,10 @@ class ResidualVectorQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, T, codebooks] -> [B, T, hidden]."""
-        return sum(quantizer.decode(codes[..., k]) for k, quantizer in enumerate(self.quantizers))
+        total = self.quantizers[0].decode(codes[..., 0])
+        for k, quantizer in enumerate(self.quantizers[1:], start=1):
+            total = total + quantizer.decode(codes[..., k])
+        return total
 
 
 class CodecDecoder(nn.Module):
@@ -191,7 +198,7 @@ class CodecDecoder(nn.Module):
 
     def __init__(self, config: HiggsAudioV2TokenizerConfig) -> None:
         super().__init__()
-        acoustic = config.acoustic_model_config
+        acoustic: Any = config.acoustic_model_config
         self.quantizer = ResidualVectorQuantizer(
             config.num_quantizers, config.hidden_size, config.codebook_size, config.codebook_dim
         )

@@ -4,11 +4,15 @@ Knows tensors and the checkpoint's config, nothing of files or devices. Needed o
 transformers'. Follows HiggsAudioV2TokenizerModel.encode.
 """
 
+# Modules are untyped where they are called.
+# mypy: disable-error-code="no-any-return,no-untyped-call"
+
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +73,7 @@ class SemanticUnit(nn.Module):
 class SemanticBlock(nn.Module):
     """[B, channels, T] -> [B, out, T / stride]."""
 
-    def __init__(self, channels: int, out: int, stride: int, kernel_size: int, dilations: list[int]) -> None:
+    def __init__(self, channels: int, out: int, stride: int, kernel_size: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.res_units = nn.ModuleList(SemanticUnit(channels, kernel_size, dilation) for dilation in dilations)
         window = 3 if stride == 1 else 2 * stride
@@ -108,7 +112,8 @@ class CodecEncoder(nn.Module):
         super().__init__()
         from transformers import HubertModel
 
-        acoustic = config.acoustic_model_config
+        acoustic: Any = config.acoustic_model_config
+        hubert: Any = config.semantic_model_config
         self.sampling_rate, self.semantic_rate = config.sample_rate, config.semantic_sample_rate
         self.semantic_step = max(1, config.semantic_downsample_factor)
         self.hop_length = config.hop_length
@@ -116,7 +121,7 @@ class CodecEncoder(nn.Module):
             acoustic.encoder_hidden_size, acoustic.downsampling_ratios, acoustic.hidden_size
         )
         self.encoder_semantic = SemanticEncoder(config)
-        self.semantic_model = HubertModel(config.semantic_model_config).eval()
+        self.semantic_model = HubertModel(hubert).eval()
         # Checkpoints are read with their weight norm folded.
         convolution = self.semantic_model.encoder.pos_conv_embed.conv
         if parametrize.is_parametrized(convolution):

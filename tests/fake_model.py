@@ -107,10 +107,10 @@ class FakeModel:
         return logits
 
 
-def prompt(*tokens: int, audio: int = 0, seed: int = 0) -> list[Run]:
-    """A prompt: the tokens as text, and if asked for, `audio` rows of codes and a last text token."""
+def prompt(*tokens: int, audio: int = 0, seed: int = 0, bos: int = FakeModel.stream_bos_id) -> list[Run]:
+    """A prompt: the tokens as text, if asked for `audio` rows of codes and a last text token, and row 0."""
     runs: list[Run] = [TextRun(np.array(tokens, dtype=np.int64))]
     if audio:
         rows = np.random.default_rng(seed).integers(0, 30, (audio, FakeModel.num_codebooks))
         runs += [AudioRun(rows), TextRun(np.array([7], dtype=np.int64))]
-    return runs
+    return [*runs, AudioRun(np.full((1, FakeModel.num_codebooks), bos))]

@@ -86,13 +86,14 @@ class Engine:
     ) -> Handle:
         """Queues an utterance and returns at once.
 
-        runs: the prompt up to and with `<|audio_out_bos|>`; the first row is the engine's to add. sampling: complete,
-        seed and max_new_tokens included. prefix_len: leading positions worth keeping for other utterances of the same
-        voice. frame_budget, repeat_limit: the guard against endless speech, in frames, None switches either off.
+        runs: the prompt, with row 0 (all stream-BOS) behind `<|audio_out_bos|>`. sampling: complete, seed and
+        max_new_tokens included; the latter counts rows, row 0 among them. prefix_len: leading positions worth keeping
+        for other utterances of the same voice. frame_budget, repeat_limit: the guard against endless speech, in
+        frames, None switches either off.
         Raises InvalidRequest if prompt and answer do not fit the context, NotReady once the engine is closed.
         """
         runs = tuple(runs)
-        self._check_room(positions_of(runs), sampling)
+        self._check_room(positions_of(runs) - 1, sampling)
         sequence = Sequence(
             runs,
             sampling,
@@ -113,6 +114,7 @@ class Engine:
         return handle
 
     def _check_room(self, prompt: int, sampling: SamplingParams) -> None:
+        """`prompt` is in positions, without row 0, which is the first of the answer's."""
         answer = sampling.max_new_tokens or 0
         if prompt + answer <= self.max_len:
             return

@@ -63,7 +63,7 @@ def slice_runs(runs: Iterable[Run], start: int, stop: int) -> list[Run]:
 
 
 class Sequence:
-    """An utterance from its prompt to its end.
+    """An utterance from its prompt to its end. The prompt ends with row 0.
 
     `max_new_tokens` counts rows, the first among them, as the reference implementation does. `frame_budget` is the
     most frames its text can reasonably need (None: no such limit); reaching it is reported as "guard".
@@ -81,16 +81,18 @@ class Sequence:
     ) -> None:
         if sampling.seed is None or sampling.max_new_tokens is None:
             raise ValueError("seed and max_new_tokens must be settled before generation")
-        first_row = np.full((1, code_format.codebooks), code_format.bos, dtype=np.int64)
-        self.runs: tuple[Run, ...] = (*runs, AudioRun(first_row))
+        self.runs: tuple[Run, ...] = tuple(runs)
+        last = self.runs[-1] if self.runs else None
+        if not (isinstance(last, AudioRun) and (last.rows[-1:] == code_format.bos).all()):
+            raise ValueError("a prompt must end with the row of stream-BOS codes that begins the answer")
         self.sampling = sampling
         self.format = code_format
         self.prompt_len = positions_of(self.runs)
-        """Positions to prefill, the first row included."""
+        """Positions to prefill, row 0 included."""
         self.prefix_len = prefix_len
         """The leading positions that other utterances share: system message and reference clips."""
         if not 0 <= prefix_len < self.prompt_len:
-            raise ValueError(f"a prefix of {prefix_len} positions in a prompt of {self.prompt_len - 1}")
+            raise ValueError(f"a prefix of {prefix_len} positions in a prompt of {self.prompt_len}")
         self.row_limit = sampling.max_new_tokens
         self._limit_reason: FinishReason = "length"
         if frame_budget is not None and frame_budget + code_format.codebooks < self.row_limit:
@@ -109,7 +111,7 @@ class Sequence:
         self._diagonal = np.arange(code_format.codebooks)
         self._guard = RepetitionGuard(repeat_limit)
         self._sound_over = False
-        self.append(first_row[0])
+        self.append(last.rows[-1])
 
     @property
     def prefilling(self) -> bool:

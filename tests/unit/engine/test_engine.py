@@ -162,14 +162,13 @@ def test_a_long_prompt_does_not_hold_up_a_running_stream() -> None:
             return super().decode(*arguments)  # type: ignore[arg-type]
 
     with Engine(Watched(), slots=2, max_len=400, prefill_budget=16) as engine:
-        stream = engine.submit(prompt(1), params(rows=300))
-        next(stream)
-        del calls[:]
-        long = engine.submit(prompt(*range(300)), params(rows=10))
+        with engine._wake:  # taken in together
+            stream = engine.submit(prompt(1), params(rows=390))
+            long = engine.submit(prompt(*range(300)), params(rows=10))
         frames_of(long)
         stream.cancel()
     pieces = [n for n, call in enumerate(calls) if call == "prefill"]
-    assert len(pieces) == 19
+    assert len(pieces) == 1 + 19
     assert all(calls[n + 1] == "decode" for n in pieces)
 
 
@@ -221,8 +220,8 @@ def test_a_single_row_needs_no_model(engine: Engine, model: FakeModel) -> None:
 
 
 def test_cancelling_frees_the_slot_for_those_who_wait() -> None:
-    with Engine(FakeModel(), slots=1, max_len=400) as engine:
-        first = engine.submit(prompt(1), params(rows=390, temperature=1.0))
+    with Engine(FakeModel(), slots=1, max_len=4000) as engine:
+        first = engine.submit(prompt(1), params(rows=3900, temperature=1.0))
         waiting = engine.submit(prompt(2), params(rows=20))
         never = engine.submit(prompt(3), params(rows=20))
         next(first)
@@ -240,11 +239,13 @@ def test_cancelling_frees_the_slot_for_those_who_wait() -> None:
         assert waiting.finish_reason == "length"
 
 
-def test_leaving_the_context_cancels(engine: Engine) -> None:
-    with engine.submit(prompt(1), params(rows=390)) as handle:
-        next(handle)
-    with pytest.raises(Cancelled):
-        next(handle)
+def test_leaving_the_context_cancels() -> None:
+    with Engine(FakeModel(), slots=1, max_len=4000) as engine:
+        with engine.submit(prompt(1), params(rows=3900)) as handle:
+            next(handle)
+        with pytest.raises(Cancelled):
+            next(handle)
+        settle(engine)
 
 
 def test_a_cancellation_wakes_who_waits_for_frames() -> None:
@@ -296,8 +297,9 @@ def test_a_step_that_fails_ends_those_in_it_and_the_engine_goes_on() -> None:
     model = FakeModel()
     with Engine(model, slots=2, max_len=400) as engine:
         model.fail_decode.add(13)
-        handles = [engine.submit(prompt(13, 2), params()), engine.submit(prompt(1, 2), params())]
-        waiting = engine.submit(prompt(3, 4), params())
+        with engine._wake:  # taken in together
+            handles = [engine.submit(prompt(13, 2), params()), engine.submit(prompt(1, 2), params())]
+            waiting = engine.submit(prompt(3, 4), params())
         for handle in handles:
             with pytest.raises(SpeechError, match="the device is unhappy"):
                 frames_of(handle)
@@ -307,8 +309,8 @@ def test_a_step_that_fails_ends_those_in_it_and_the_engine_goes_on() -> None:
 
 def test_closing_ends_everything_and_refuses_more() -> None:
     before = threading.active_count()
-    engine = Engine(FakeModel(), slots=1, max_len=400)
-    handles = [engine.submit(prompt(n), params(rows=390)) for n in range(3)]
+    engine = Engine(FakeModel(), slots=1, max_len=4000)
+    handles = [engine.submit(prompt(n), params(rows=3900)) for n in range(3)]
     next(handles[0])
     engine.close()
     engine.close()

@@ -21,7 +21,7 @@ FORMAT = CodeFormat(codebooks=8, bos=1024, eos=1025)
 
 def sequence(max_new_tokens: int = 200, **options: object) -> Sequence:
     sampling = SamplingParams(seed=1, max_new_tokens=max_new_tokens)
-    return Sequence(prompt(1, 2, 3), sampling, FORMAT, **options)  # type: ignore[arg-type]
+    return Sequence(prompt(1, 2, 3, bos=FORMAT.bos), sampling, FORMAT, **options)  # type: ignore[arg-type]
 
 
 def feed(seq: Sequence, rows: np.ndarray) -> np.ndarray:
@@ -172,8 +172,8 @@ def test_a_prompt_in_pieces_is_the_same_prompt(kinds: list[tuple[bool, int]], pi
     runs = [
         TextRun(np.arange(n) + 100 * i) if text else AudioRun(np.arange(8 * n).reshape(n, 8) + i)
         for i, (text, n) in enumerate(kinds)
-    ]
-    prefix = data.draw(st.integers(0, positions_of(runs)))
+    ] + [AudioRun(np.full((1, 8), FORMAT.bos))]
+    prefix = data.draw(st.integers(0, positions_of(runs) - 1))
     seq = Sequence(runs, SamplingParams(seed=0, max_new_tokens=9), FORMAT, prefix_len=prefix)
     cuts = [0]
     while cuts[-1] < seq.prompt_len:
@@ -190,11 +190,13 @@ def flatten(runs: object) -> list[object]:
     ]  # type: ignore[attr-defined]
 
 
-def test_the_first_row_follows_the_prompt() -> None:
+def test_a_prompt_ends_with_row_0() -> None:
     seq = sequence()
     assert seq.prompt_len == 4
-    assert (seq.runs[-1].rows == 1024).all()  # type: ignore[union-attr]
-    assert (seq.rows == 1024).all()
+    assert seq.rows.tolist() == [[FORMAT.bos] * 8]
+    for runs in ([], prompt(1, 2)[:-1], prompt(1, 2, bos=7)):
+        with pytest.raises(ValueError, match="stream-BOS"):
+            Sequence(runs, SamplingParams(seed=0, max_new_tokens=9), FORMAT)
 
 
 def test_a_prefix_longer_than_the_prompt_is_refused() -> None:
@@ -204,4 +206,4 @@ def test_a_prefix_longer_than_the_prompt_is_refused() -> None:
 
 def test_seed_and_length_must_be_settled() -> None:
     with pytest.raises(ValueError, match="settled"):
-        Sequence(prompt(1), SamplingParams(), FORMAT)
+        Sequence(prompt(1, bos=FORMAT.bos), SamplingParams(), FORMAT)

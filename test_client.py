@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 CAN_CLONE = "语音克隆"
-ENGLISH = "Hello! This is a short test of the speech server."
+ENGLISH = "Hello! This is a short test."
 CHINESE = "你好，这是一个简短的语音测试。"
 DIALOGUE = "[SPEAKER0] Is it still raining outside?\n[SPEAKER1] No, the sun is coming out."
-LONG = "The kettle is on. The bread is warm. Come in and sit down, we have been waiting for you. Tell us everything."
+LONG = "The kettle is on. The bread is warm. Come in and sit down, we have been waiting for you."
 CLIPS = Path(__file__).resolve().parent / "examples" / "voice_prompts"
 
 

@@ -1,0 +1,108 @@
+"""The README is held to the code: flags, fields, endpoints, errors and voices, each with what it says about them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from docs.page import ROOT, Page
+from higgs_server.backends.embedded.voices import VOICES, default_voice
+from higgs_server.library.profiles import ProfileLibrary
+from higgs_server.library.scenes import SceneLibrary
+from higgs_server.server.app import create_app
+from higgs_server.settings import Settings
+from higgs_server.types import SpeechError, SpeechRequest
+
+NONE = "–"
+READMES = [Page("README.md"), Page("README.zh-CN.md")]
+PAGES = [*READMES, Page("ARCHITECTURE.md"), Page("CHANGELOG.md")]
+
+each_readme = pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+
+
+def _described(page: Page, first_cell: str) -> dict[str, str]:
+    """Second cell by first cell, of the rows whose first cell matches."""
+    return {row[0]: row[1] for row in page.rows if re.fullmatch(first_cell, row[0])}
+
+
+@each_readme
+def test_every_flag_with_its_default(page: Page) -> None:
+    defaults = {
+        "--" + name.replace("_", "-"): NONE if field.default in (None, False) else str(field.default)
+        for name, field in Settings.model_fields.items()
+    }
+    assert _described(page, r"--[a-z][\w-]*") == defaults
+
+
+@each_readme
+def test_every_field_of_a_request_with_its_default(page: Page) -> None:
+    defaults = {
+        name: NONE if field.is_required() else json.dumps(field.default)
+        for name, field in SpeechRequest.model_fields.items()
+    }
+    documented = {row[0]: row[1] for row in page.rows if row[0] in defaults}
+    assert documented == defaults
+
+
+@each_readme
+def test_every_endpoint(page: Page) -> None:
+    endpoints = {
+        f"{method.upper()} {path}"
+        for path, methods in create_app(Settings()).openapi()["paths"].items()
+        for method in methods
+    }
+    assert set(_described(page, r"(GET|POST|PUT|DELETE) /\S*")) == endpoints | {"GET /openapi.json"}
+
+
+@each_readme
+def test_every_error(page: Page) -> None:
+    documented = {(int(row[0]), row[1]) for row in page.rows if re.fullmatch(r"[45]\d\d", row[0])}
+    assert {(kind.status, kind.code) for kind in _error_kinds(SpeechError)} <= documented
+
+
+def _error_kinds(kind: type[SpeechError]) -> Iterator[type[SpeechError]]:
+    if kind.__module__.startswith("higgs_server"):
+        yield kind
+    for child in kind.__subclasses__():
+        yield from _error_kinds(child)
+
+
+@each_readme
+def test_every_embedded_voice(page: Page) -> None:
+    voices = {row[0]: row[2] for row in page.rows if row[0] in VOICES}
+    assert voices.keys() == VOICES.keys()
+    default = {"README.md": "default", "README.zh-CN.md": "默认"}[page.name]
+    assert {name for name, words in voices.items() if default in words} == {
+        default_voice("en").name,
+        default_voice("zh").name,
+    }
+
+
+@each_readme
+def test_examples_name_what_exists(page: Page) -> None:
+    requests = [json.loads(block.code) for block in page.blocks if block.language == "json"]
+    for request in requests:
+        assert SceneLibrary(ROOT / "examples/scene_prompts").get(request["scene_prompt"])
+        assert ProfileLibrary(ROOT / "examples/voice_prompts").get(request["ref_audio"].removeprefix("profile:"))
+
+
+def test_both_readmes_have_the_same_parts() -> None:
+    english, chinese = READMES
+    assert english.heading_levels == chinese.heading_levels
+    assert [len(row) for row in english.rows] == [len(row) for row in chinese.rows]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Page) -> None:
+    assert [target for target in page.links if not (ROOT / target.partition("#")[0]).exists()] == []
+
+
+def test_architecture_names_files_that_exist() -> None:
+    page = Page("ARCHITECTURE.md")
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+(?:\.py|\.toml|/))`", page.prose))
+    assert named
+    places = (ROOT, ROOT / "src/higgs_server")
+    assert sorted(name for name in named if not any((place / name).exists() for place in places)) == []

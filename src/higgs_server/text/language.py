@@ -54,7 +54,9 @@ def split_languages(text: str, default: Language = "en") -> list[tuple[Language,
         elif cuts[-1][0] != language:
             cuts.append((language, end + _cut_between(text[end : match.start()], language, match[0])))
         end = match.end()
-    if not cuts and text:
+    if not text:
+        return []
+    if not cuts:
         cuts.append((default, 0))
     ends = [start for _, start in cuts[1:]] + [len(text)]
     return [(language, text[start:stop]) for (language, start), stop in zip(cuts, ends, strict=True)]

@@ -47,7 +47,10 @@ _LONG_WORD = re.compile(rf"[^\W\d_]{{{_LONGEST_WORD + 1},}}")
 _LONG_NUMBER = re.compile(rf"\d{{{_LONGEST_NUMBER + 1},}}")
 _LETTER_A = re.compile(r"[\W\d_]*A[\W\d_]*")
 """As in `A股`, once the Chinese is taken away."""
-_LINK = re.compile(r"\](?=\()")
+_BRACKETS = str.maketrans("[]{}", "()()")
+"""hibari reads words in other brackets letter by letter, and `[word](/phonemes/)` lets a text set its own phonemes."""
+_LONG_RUN = re.compile(r"\S{40}(?=\S)")
+"""Without a space in it; hibari's time grows with the cube of such a run."""
 _WORD = re.compile(r"\S+")
 
 
@@ -74,11 +77,11 @@ def _readable(text: str) -> str:
     """The text without what hibari would lose, fail on, or take for an instruction."""
     if _LETTER_A.fullmatch(text):
         return text.replace("A", "eh")  # it would be read as the article
-    text = _LINK.sub("] ", text)  # [word](/phonemes/) would let a text set its own phonemes
-    text = _FOREIGN_WORD.sub(lambda word: _in_latin_letters(word[0]), text)
+    text = _FOREIGN_WORD.sub(lambda word: _in_latin_letters(word[0]), text.translate(_BRACKETS))
     text = _LONG_WORD.sub(lambda word: _in_pieces(word[0], _LONGEST_WORD), text)
     text = _LONG_NUMBER.sub(lambda number: _in_pieces(number[0], 1), text)
-    return "".join(_SYMBOLS.get(character, character) for character in text)
+    text = "".join(_SYMBOLS.get(character, character) for character in text)
+    return _LONG_RUN.sub(r"\g<0> ", text)
 
 
 def _in_pieces(word: str, length: int) -> str:

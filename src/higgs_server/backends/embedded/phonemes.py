@@ -107,4 +107,4 @@ def _tidy(phonemes: str) -> str:
     phonemes = re.sub(r"\s+", " ", phonemes)
     phonemes = re.sub(r" (?=[,.;:!?…)”])", "", phonemes)
     phonemes = re.sub(r"(?<=[(“]) ", "", phonemes)
-    return re.sub(r"([,.;:!?…])(?=[^\W\d_])", r"\1 ", phonemes).strip()
+    return re.sub(r"([,.;:!?…])(?=[^\W\d_]|[“(])", r"\1 ", phonemes).strip()

@@ -56,6 +56,18 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         2048, ge=1, description="Longest answer in frames, 25 a second: the default of a request, and its cap."
     )
+    max_running: int | None = Field(
+        None, ge=1, description="Utterances generated at the same time; by default what suits the device."
+    )
+    max_context: int = Field(
+        4096, ge=256, description="Positions an utterance has for prompt and answer together; memory goes with it."
+    )
+    guard: float = Field(
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="End speech that takes this many times a slow reader's time, or repeats itself; 0 never.",
+    )
     voice_prompts_dir: Path = Field(
         Path("examples/voice_prompts"), description="Folder of reference voices: NAME.wav with NAME.txt beside it."
     )
@@ -116,6 +128,9 @@ class Settings(BaseSettings):
             quantization=self.quantization,
             revision=self.revision,
             max_new_tokens=self.max_new_tokens,
+            max_running=self.max_running,
+            max_context=self.max_context,
+            guard=self.guard,
         )
 
     def export(self) -> None:

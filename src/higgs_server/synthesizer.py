@@ -68,7 +68,8 @@ class Synthesizer:
         """Loads "embedded", a hub id or a folder.
 
         `options` are those of LoadOptions: device, dtype, quantization, revision, audio_tokenizer_path,
-        max_new_tokens. Raises LoadError saying what is missing.
+        max_new_tokens, max_running, max_context, guard. The codec is loaded with the first sound. Raises LoadError
+        saying what is missing.
         """
         folders = {
             name: Path(folder)
@@ -76,7 +77,8 @@ class Synthesizer:
             if folder is not None
         }
         settings = Settings(**folders)  # type: ignore[arg-type]
-        return cls.load(LoadOptions(model_path=str(model_path), **options), settings, progress)
+        load_options = LoadOptions(model_path=str(model_path), codec_on_demand=True, **options)
+        return cls.load(load_options, settings, progress)
 
     @classmethod
     def load(cls, options: LoadOptions, settings: Settings, progress: Progress) -> Synthesizer:

@@ -351,3 +351,11 @@ class LoadOptions:
     quantization: str = "auto"
     revision: str | None = None
     max_new_tokens: int = 2048
+    max_running: int | None = None
+    """Utterances generated at the same time; None for what suits the device."""
+    max_context: int = 4096
+    """Positions an utterance has for prompt and answer together."""
+    guard: float = 4.0
+    """Times a slow reader's time a text may take; 0 switches the guards against endless speech off."""
+    codec_on_demand: bool = False
+    """Load the codec when the first sound needs it, not at once."""

@@ -59,7 +59,7 @@ def test_words_are_apart() -> None:
 
 def test_traditional_rare_and_neutral() -> None:
     assert phonemize_chinese("歷史") == phonemize_chinese("历史") == "li↘ ʂɨ↓"
-    assert phonemize_chinese("㕷𠀁") == "xwa↘ʨʰi→"
+    assert phonemize_chinese("㕷𠀁") == "xwa↘ ʨʰi→"
     assert phonemize_chinese("〇") == phonemize_chinese("零")
     assert phonemize_chinese("我们") == "wo↓mən"
     assert phonemize_chinese("花儿").replace(" ", "") == "xwa→ɚ↗"

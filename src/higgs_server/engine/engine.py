@@ -93,7 +93,7 @@ class Engine:
         Raises InvalidRequest if prompt and answer do not fit the context, NotReady once the engine is closed.
         """
         runs = tuple(runs)
-        self._check_room(positions_of(runs) - 1, sampling)
+        self.check_room(positions_of(runs), sampling)
         sequence = Sequence(
             runs,
             sampling,
@@ -113,12 +113,15 @@ class Engine:
             self._wake.notify()
         return handle
 
-    def _check_room(self, prompt: int, sampling: SamplingParams) -> None:
-        """`prompt` is in positions, without row 0, which is the first of the answer's."""
-        answer = sampling.max_new_tokens or 0
-        if prompt + answer <= self.max_len:
-            return
+    def check_room(self, prompt_len: int, sampling: SamplingParams) -> None:
+        """Raises InvalidRequest, with numbers, if a prompt of so many positions (row 0 included) leaves no room.
+
+        Row 0 is counted once: it is the first of the answer's rows.
+        """
+        prompt, answer = prompt_len - 1, sampling.max_new_tokens or 0
         room = self.max_len - prompt
+        if answer <= room:
+            return
         if room < 1:
             raise InvalidRequest(
                 f"The prompt takes {prompt} positions, the context has {self.max_len}: shorten the text or the "
@@ -199,11 +202,7 @@ class Engine:
 
     def _round(self) -> None:
         """Admits, prefills within the budget, launches a decode step, and reads what has been drawn."""
-        for sequence in self._scheduler.admit():
-            try:
-                self._runner.begin(sequence)
-            except Exception as error:
-                self._fail([sequence], error)
+        self._scheduler.admit()
         for piece in self._scheduler.pieces():
             if piece.sequence not in self._handles:  # an earlier piece of it failed
                 continue
@@ -249,6 +248,7 @@ class Engine:
     def _fail(self, sequences: Iterable[Sequence], cause: Exception) -> None:
         """Ends sequences with an error; the engine goes on."""
         logger.error("generation failed", exc_info=cause)
+        cause = cause.with_traceback(None)  # its frames hold tensors, and clients hold the error
         for sequence in sequences:
             error = SpeechError(
                 f"Generation failed ({cause}). Try again, and with another seed or reference clip if it fails again.",

@@ -60,25 +60,19 @@ class Runner:
         return self._cache.max_len
 
     @torch.inference_mode()
-    def begin(self, sequence: Sequence) -> None:
-        """Prepares the slot of a newly admitted sequence; its prefix is copied if another one left it here."""
-        assert sequence.slot is not None
-        if sequence.prefix_len and self.prefixes.room_for(sequence.prefix_len, self._cache):
-            key = prefix_key(sequence.runs, sequence.prefix_len)
-            prefix = self.prefixes.get(key)
-            if prefix is None:
-                self._keys[sequence] = key
-            else:
-                self._cache.copy_in(sequence.slot, prefix)
-                sequence.prefilled = sequence.prefix_len
-        self._state.park(sequence.slot, sequence.prefilled)
-
-    @torch.inference_mode()
     def prefill(self, piece: Piece) -> Ticket | None:
-        """Runs a piece of a prompt; the last piece also draws row 1 and returns its ticket."""
+        """Runs a piece of a prompt; the last piece also draws row 1 and returns its ticket.
+
+        With the first piece the prefix is looked up, and copied if another sequence left it here. Pieces come in the
+        order of admission, so of many with a new voice only the first computes it.
+        """
         sequence = piece.sequence
         slot = sequence.slot
         assert slot is not None
+        if piece.start == 0:
+            self._reuse_prefix(sequence, slot)
+        if piece.stop <= sequence.prefilled:
+            return None
         runs = slice_runs(sequence.runs, piece.start, piece.stop)
         logits = self._model.prefill(self._cache.tensor, slot, piece.start, runs)
         sequence.prefilled = piece.stop
@@ -90,6 +84,19 @@ class Runner:
         self._state.start(slot, sequence.sampling, sequence.row_limit, piece.stop - 1, self._model.codebook_size)
         drawn = draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
         return self._send(drawn, [sequence], [0])
+
+    def _reuse_prefix(self, sequence: Sequence, slot: int) -> None:
+        length = sequence.prefix_len
+        if length == 0 or not self.prefixes.room_for(length, self._cache):
+            return
+        key = prefix_key(sequence.runs, length)
+        prefix = self.prefixes.get(key)
+        if prefix is None:
+            self._keys[sequence] = key
+            return
+        self._cache.copy_in(slot, prefix)
+        self._state.park(slot, length)
+        sequence.prefilled = length
 
     @torch.inference_mode()
     def decode(self, sequences: Several[Sequence], running: Several[Sequence]) -> Ticket:

@@ -24,9 +24,8 @@ def sequence(runner: Runner, *tokens: int, rows: int = 30, seed: int = 1, prefix
     return Sequence(prompt(*tokens, audio=5), sampling, runner.format, prefix_len=prefix_len)
 
 
-def begin(runner: Runner, seq: Sequence, slot: int) -> Sequence:
+def begin(seq: Sequence, slot: int) -> Sequence:
     seq.slot = slot
-    runner.begin(seq)
     return seq
 
 
@@ -52,7 +51,7 @@ def finish(runner: Runner, *sequences: Sequence) -> list[list[list[int]]]:
 
 def alone(*tokens: int, **options: int) -> list[list[int]]:
     runner = new(FakeModel())
-    seq = begin(runner, sequence(runner, *tokens, **options), 0)
+    seq = begin(sequence(runner, *tokens, **options), 0)
     prefill(runner, seq)
     return finish(runner, seq)[0]
 
@@ -61,7 +60,7 @@ def test_a_prompt_in_pieces_gives_the_same_rows_as_in_one() -> None:
     expected = alone(1, 2, 3, 4)
     for piece in (1, 2, 3, 7):
         runner = new(FakeModel())
-        seq = begin(runner, sequence(runner, 1, 2, 3, 4), 0)
+        seq = begin(sequence(runner, 1, 2, 3, 4), 0)
         prefill(runner, seq, piece)
         assert finish(runner, seq) == [expected]
 
@@ -69,10 +68,10 @@ def test_a_prompt_in_pieces_gives_the_same_rows_as_in_one() -> None:
 def test_decode_steps_between_the_pieces_of_a_neighbours_prompt_do_it_no_harm() -> None:
     """Every step runs slots 0 and 2 too: what it writes for them must be overwritten by what comes."""
     runner = new(FakeModel())
-    early = begin(runner, sequence(runner, 1, 2), 1)
+    early = begin(sequence(runner, 1, 2), 1)
     prefill(runner, early)
-    late = begin(runner, sequence(runner, 5, 6, 7, seed=3), 0)
-    later = begin(runner, sequence(runner, 5, 6, 8, seed=4), 2)
+    late = begin(sequence(runner, 5, 6, 7, seed=3), 0)
+    later = begin(sequence(runner, 5, 6, 8, seed=4), 2)
     for seq in (late, later):
         while seq.prefilling:
             ticket = runner.prefill(Piece(seq, seq.prefilled, seq.prefilled + 1))
@@ -90,7 +89,7 @@ def test_any_slot_and_any_bucket_gives_the_same_rows(slot: int, padded: bool) ->
     model = FakeModel()
     runner = new(model, slots=5)
     runner.padded = padded
-    seq = begin(runner, sequence(runner, 1, 2, 3), slot)
+    seq = begin(sequence(runner, 1, 2, 3), slot)
     prefill(runner, seq)
     assert finish(runner, seq) == [alone(1, 2, 3)]
     assert set(model.decoded) == {[1, 2, 4, 4, 5][slot] if padded else slot + 1}
@@ -99,11 +98,11 @@ def test_any_slot_and_any_bucket_gives_the_same_rows(slot: int, padded: bool) ->
 def test_a_prefix_is_copied_to_the_next_of_the_same_voice_and_changes_nothing() -> None:
     model = FakeModel()
     runner = new(model)
-    first = begin(runner, sequence(runner, 1, 2, 3, prefix_len=6), 0)
+    first = begin(sequence(runner, 1, 2, 3, prefix_len=6), 0)
     prefill(runner, first)
     model.prefilled.clear()
-    same_voice = begin(runner, sequence(runner, 1, 2, 3, seed=8, prefix_len=6), 1)
-    other_voice = begin(runner, sequence(runner, 1, 2, 4, seed=8, prefix_len=6), 2)
+    same_voice = begin(sequence(runner, 1, 2, 3, seed=8, prefix_len=6), 1)
+    other_voice = begin(sequence(runner, 1, 2, 4, seed=8, prefix_len=6), 2)
     prefill(runner, same_voice)
     prefill(runner, other_voice)
     assert model.prefilled == [(1, 6, 10), (2, 0, 6), (2, 6, 10)]
@@ -115,7 +114,7 @@ def test_a_prefix_is_copied_to_the_next_of_the_same_voice_and_changes_nothing() 
 def test_a_prefix_that_cannot_be_kept_is_not_counted() -> None:
     runner = new(FakeModel(), prefix_bytes=0)
     for slot in (0, 1):
-        seq = begin(runner, sequence(runner, 1, 2, 3, prefix_len=6), slot)
+        seq = begin(sequence(runner, 1, 2, 3, prefix_len=6), slot)
         prefill(runner, seq)
         assert finish(runner, seq) == [alone(1, 2, 3)]
         runner.release(seq, slot)
@@ -126,8 +125,8 @@ def test_numbers_that_are_not_finite_end_their_own_sequence_and_leave_nothing_be
     model = FakeModel()
     runner = new(model)
     model.breaks[66] = 15
-    broken = begin(runner, sequence(runner, 66, 2, 3), 0)
-    healthy = begin(runner, sequence(runner, 1, 2, 3), 1)
+    broken = begin(sequence(runner, 66, 2, 3), 0)
+    healthy = begin(sequence(runner, 1, 2, 3), 1)
     prefill(runner, broken)
     prefill(runner, healthy)
     while True:
@@ -136,7 +135,7 @@ def test_numbers_that_are_not_finite_end_their_own_sequence_and_leave_nothing_be
         if rows[broken] is None:
             break
     runner.release(broken, 0, broken=True)
-    next_tenant = begin(runner, sequence(runner, 9, 2, 3), 0)
+    next_tenant = begin(sequence(runner, 9, 2, 3), 0)
     prefill(runner, next_tenant)
     assert finish(runner, next_tenant, healthy) == [alone(9, 2, 3), alone(1, 2, 3)]
 
@@ -144,12 +143,12 @@ def test_numbers_that_are_not_finite_end_their_own_sequence_and_leave_nothing_be
 def test_a_slot_can_be_given_away_while_a_step_that_used_it_is_unread() -> None:
     """As on a GPU: the next step is launched before the last one's rows are looked at."""
     runner = new(FakeModel())
-    first, stays = (begin(runner, sequence(runner, 1, 2, slot), slot) for slot in (0, 1))
+    first, stays = (begin(sequence(runner, 1, 2, slot), slot) for slot in (0, 1))
     prefill(runner, first)
     prefill(runner, stays)
     unread = runner.decode([first, stays], [first, stays])
     runner.release(first, 0)
-    second = begin(runner, sequence(runner, 4, 5, 6), 0)
+    second = begin(sequence(runner, 4, 5, 6), 0)
     prefill(runner, second)
     take(runner, unread)
     assert finish(runner, second, stays) == [alone(4, 5, 6), alone(1, 2, 1)]
@@ -159,8 +158,8 @@ def test_the_last_row_of_a_full_context_stays_inside_its_slot() -> None:
     """Prompt and answer fill the slot to its end; the neighbour keeps drawing beyond."""
     model = FakeModel()
     runner = Runner(model, slots=2, max_len=40, prefix_bytes=0)
-    full = begin(runner, sequence(runner, 1, 2, rows=32), 0)
-    short = begin(runner, sequence(runner, 1, rows=33), 1)
+    full = begin(sequence(runner, 1, 2, rows=32), 0)
+    short = begin(sequence(runner, 1, rows=33), 1)
     prefill(runner, full)
     prefill(runner, short)
     rows = finish(runner, full, short)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,17 @@ def read_index(folder: Path) -> dict[str, Stored]:
             )
         stored.update(_read_header(folder / shard))
     return stored
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The type that most of a folder's weights are stored in; None where that is no float type read here.
+
+    Raises LoadError as `read_index` does.
+    """
+    size: Counter[torch.dtype | None] = Counter()
+    for stored in read_index(folder).values():
+        size[stored.dtype] += math.prod(stored.shape)
+    return max(size, key=lambda dtype: size[dtype], default=None)
 
 
 def weight_bytes(network: HiggsNetwork) -> int:

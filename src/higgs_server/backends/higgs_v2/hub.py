@@ -114,10 +114,18 @@ def _bar(model: str, progress: Progress | None) -> type[Any] | None:
     report: Progress = progress
 
     class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # Counted here, because a bar that is not shown (no terminal) counts nothing. Two bars are in bytes where
+            # the hub compresses transfers: the other one counts what reaches the disk.
+            self._counts = options.get("unit") == "B" and not str(options.get("name")).endswith(".transfer")
+            self._done = float(options.get("initial") or 0)
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
-            if getattr(self, "unit", "") == "B" and self.total:
-                report(f"downloading {model}", min(1.0, self.n / self.total))
+            self._done += n or 0
+            if self._counts and self.total:
+                report(f"downloading {model}", min(1.0, self._done / self.total))
             return shown
 
     return Bar

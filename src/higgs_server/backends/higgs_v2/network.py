@@ -86,9 +86,9 @@ class HiggsNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(config, i, device, dtype) for i in range(config.num_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, device, dtype)
         self.head = Projection(config.hidden_size, codes, device, dtype)
-        # Not weights, and needed on the device even where weights are planned on "meta" first.
+        # Made on the CPU: on "meta", where checkpoint.py plans first, arithmetic would import half of torch's compiler.
         self._frequencies = rotary_frequencies(config).to(device)
-        self._codebook_offsets = torch.arange(config.num_codebooks, device=device) * config.codebook_size
+        self._codebook_offsets = (torch.arange(config.num_codebooks) * config.codebook_size).to(device)
 
     def new_kv_cache(self, slots: int, max_len: int) -> Tensor:
         """A zeroed cache [layers, 2, slots, kv_heads, max_len, head_dim]."""

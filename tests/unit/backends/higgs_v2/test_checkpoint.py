@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from higgs_server.backends.higgs_v2 import checkpoint
-from higgs_server.backends.higgs_v2.checkpoint import load_network
+from higgs_server.backends.higgs_v2.checkpoint import load_network, stored_dtype
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.types import LoadError
 from make_tiny_checkpoint import original_name, tiny_weights, write_language_model
@@ -107,6 +107,13 @@ def test_shards_are_the_same_model(tmp_path: Path) -> None:
     folder = write_language_model(tmp_path / "shards", weights)
     shard(folder, 3)
     assert_same(load(folder), single)
+
+
+def test_the_stored_type_is_that_of_most_weights(tmp_path: Path) -> None:
+    weights = {name: tensor.bfloat16() for name, tensor in tiny_weights(0).items()}
+    weights["model.norm.weight"] = weights["model.norm.weight"].float()
+    assert stored_dtype(write_language_model(tmp_path, weights)) == torch.bfloat16
+    assert stored_dtype(write_language_model(tmp_path, tiny_weights(0))) == torch.float32
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])

@@ -62,7 +62,7 @@ class FrameWindower:
     largest: new frames of the windows later on; the larger, the less is decoded twice.
     """
 
-    def __init__(self, context: int, first: int = 2, largest: int = 32) -> None:
+    def __init__(self, context: int, first: int, largest: int) -> None:
         self._context = context
         self._size = first
         self._largest = max(first, largest)

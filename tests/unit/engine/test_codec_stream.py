@@ -95,7 +95,7 @@ def test_windows_join_up_to_the_whole_decode(arrivals: list[int], first: int, la
 @given(arrivals=arrivals)
 def test_the_windows_do_not_depend_on_how_frames_arrive(arrivals: list[int]) -> None:
     codes = frames(sum(arrivals))
-    together, singly = FrameWindower(CONTEXT), FrameWindower(CONTEXT)
+    together, singly = FrameWindower(CONTEXT, 2, 8), FrameWindower(CONTEXT, 2, 8)
     one = [window for start in range(len(codes)) for window in singly.push(codes[start : start + 1])]
     all_at_once = together.push(codes) if len(codes) else []
     one, all_at_once = one + singly.finish(), all_at_once + together.finish()
@@ -122,7 +122,7 @@ def test_windows_start_small_grow_and_carry_full_context() -> None:
 
 
 def test_the_first_sound_needs_only_first_and_context() -> None:
-    windower = FrameWindower(11, first=2)
+    windower = FrameWindower(11, first=2, largest=32)
     assert windower.push(frames(12)) == []
     assert len(windower.push(frames(1))) == 1
 

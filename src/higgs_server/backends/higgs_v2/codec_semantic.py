@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SEMANTIC_PADDING = 160
 """Zeros on each side of what HuBERT hears: half of its hop."""
 
+SEMANTIC_WINDOW = 400
+"""Samples that HuBERT's convolutions need for their first frame."""
+
 
 @lru_cache(maxsize=8)
 def _resampling_kernel(old: int, new: int, width: int = 6, rolloff: float = 0.99) -> tuple[Tensor, int]:
@@ -130,7 +133,8 @@ class CodecEncoder(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         # Shorter than HuBERT's window, where the reference fails, a clip is one frame of it and silence.
-        if samples.shape[-1] * self.semantic_rate < 80 * self.sampling_rate:
+        heard = math.ceil(samples.shape[-1] * self.semantic_rate / self.sampling_rate) + 2 * SEMANTIC_PADDING
+        if heard < SEMANTIC_WINDOW:
             samples = F.pad(samples, (0, self.hop_length - samples.shape[-1]))
         semantic = self.encoder_semantic(self.semantic_features(samples).transpose(1, 2))
         # Where the two branches disagree about a broken frame at the end, the reference pads half a hop on each side.

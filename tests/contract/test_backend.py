@@ -61,7 +61,7 @@ def script(*chunks: str, seed: int = 7, max_new_tokens: int = 2048) -> Script:
 
 
 SHORT = script("Yes, of course.")
-LONG = script(*(f"This is sentence number {n} of a rather long speech about nothing at all." for n in range(40)))
+LONG = script(*(f"And number {n}." for n in range(40)))
 
 
 def speak(backend: Backend, what: Script) -> list[AudioChunk]:

@@ -150,6 +150,12 @@ def test_a_long_first_sentence_begins_with_a_clause(backend: EmbeddedBackend, ne
     assert whole > rest > first
 
 
+def test_the_first_of_six_sentences_is_a_small_part_of_the_work(backend: EmbeddedBackend) -> None:
+    text = " ".join(f"Sentence number {word} is short." for word in ("one", "two", "three", "four", "five", "six"))
+    lengths = [len(chunk.samples) for chunk in speak(backend, script(text))]
+    assert lengths[0] < 0.25 * sum(lengths)
+
+
 def test_no_call_is_longer_than_the_network_takes(backend: EmbeddedBackend, network: Network) -> None:
     speak(backend, script("and so on and on it went " * 200, "他们一直走啊走啊走" * 100))
     assert max(count for _, count in network.calls) <= 508

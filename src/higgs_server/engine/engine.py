@@ -47,7 +47,8 @@ class Engine:
     """Runs a FrameModel for many utterances at once.
 
     slots: utterances decoded at the same time. max_len: positions of context each has, prompt and answer together.
-    prefill_budget: prompt positions worked off between two decode steps. prefix_bytes: memory for kept prefixes.
+    prefill_budget: prompt positions worked off between two decode steps, None for what suits the device. prefix_bytes:
+    memory for kept prefixes.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class Engine:
         *,
         slots: int,
         max_len: int,
-        prefill_budget: int = 512,
+        prefill_budget: int | None = None,
         prefix_bytes: int = 512 * 2**20,
     ) -> None:
         self.max_len = min(max_len, model.max_positions)
         self.slots = slots
         self._runner = Runner(model, slots=slots, max_len=self.max_len, prefix_bytes=prefix_bytes)
-        self._scheduler = Scheduler(slots, prefill_budget)
+        self._scheduler = Scheduler(slots, prefill_budget or (512 if model.device.type == "cuda" else 64))
         self._handles: dict[Sequence, Handle] = {}
         self._tickets: deque[Ticket] = deque()
         self._steps = self._rows = self._batch = 0
@@ -143,7 +144,7 @@ class Engine:
             return replace(self._stats, waiting=self._stats.waiting + len(self._submitted))
 
     def close(self) -> None:
-        """Ends everything with Cancelled and joins the thread. Idempotent."""
+        """Ends everything with Cancelled, joins the thread and frees the cache. Idempotent."""
         with self._wake:
             self._closed = self._closed or NotReady("The engine is shutting down.", "引擎正在关闭。")
             self._wake.notify_all()
@@ -183,6 +184,7 @@ class Engine:
             handle.end(failure)
         self._handles.clear()
         self._publish(0.0)
+        self._runner.free()
 
     def _take_orders(self) -> bool:
         """Blocks while there is nothing to do; takes in what was submitted and cancelled. False: close."""

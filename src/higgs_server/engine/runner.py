@@ -151,3 +151,8 @@ class Runner:
         self._state.park(slot)
         if broken:
             self._cache.scrub(slot)
+
+    def free(self) -> None:
+        """Gives the device's memory back, also where clients still hold on to the engine. Nothing runs afterwards."""
+        del self._cache, self._state, self._model
+        self.prefixes = PrefixCache(0)

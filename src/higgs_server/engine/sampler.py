@@ -201,7 +201,8 @@ def draw(state: SamplerState, logits: torch.Tensor, code_format: CodeFormat, rea
     sampled = _pick(_keep_likely(scaled, state.top_k, state.top_p, reach), noise[0])
     codes = torch.where(greedy[:, None], logits.argmax(-1), sampled)
 
-    # Repetition-aware sampling (VALL-E 2, arXiv 2406.05370, section 3.3), as the reference implementation counts.
+    # Repetition-aware sampling (VALL-E 2, arXiv 2406.05370, section 3.3), as the reference implementation counts. It
+    # looks at the answer's own rows; the reference's window, from 10 rows on, first reaches into a clip before it too.
     places = torch.arange(LONGEST_RAS_WINDOW, device=logits.device)
     age = (state.row[:, None] - 1 - places) % LONGEST_RAS_WINDOW
     in_window = (age < state.ras_window[:, None])[:, :, None]

@@ -36,7 +36,11 @@ def engine(model: FakeModel) -> Iterator[Engine]:
 
 
 def settle(engine: Engine) -> None:
-    """Waits until the engine has nothing to do, then looks for leaks."""
+    """Waits until the engine has nothing to do, then looks for leaks.
+
+    An utterance of several rounds at the end of the queue makes sure that the statistics are not those of before.
+    """
+    frames_of(engine.submit(prompt(1), params(rows=12)))
 
     def idle() -> bool:
         return not (engine._submitted or engine._cancelled or engine._stats.running or engine._stats.waiting)
@@ -322,6 +326,28 @@ def test_closing_ends_everything_and_refuses_more() -> None:
     with pytest.raises(NotReady):
         engine.submit(prompt(1), params())
     assert threading.active_count() == before
+
+
+def test_a_closed_engine_frees_its_memory_whoever_holds_a_handle(model: FakeModel) -> None:
+    with Engine(model, slots=2, max_len=400) as engine:
+        handle = engine.submit(prompt(1, 2, 3), params(), prefix_len=2)
+        frames_of(handle)
+        memory = [weakref.ref(engine._runner._cache), weakref.ref(engine._runner._state.history)]
+    gc.collect()
+    assert [each() for each in memory] == [None, None]
+    assert len(handle.rows) == 40
+    assert engine.stats().running == 0
+
+
+def test_an_idle_engine_does_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No round is run between the end of one utterance and the next submission."""
+    rounds: list[int] = []
+    original = engine._round
+    monkeypatch.setattr(engine, "_round", lambda: (rounds.append(1), original())[1])
+    settle(engine)
+    assert len(rounds) == 10  # rows 1 and 2 in the first, then one each
+    settle(engine)
+    assert len(rounds) == 20
 
 
 def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

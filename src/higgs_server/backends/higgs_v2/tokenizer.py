@@ -1,6 +1,7 @@
 """A prompt string and its reference clips' codes to the runs of text and audio that the network prefills.
 
-Uses the checkpoint's own tokenizer.json. Knows how a prompt is spelled no more than its placeholders (see prompt.py).
+Uses the checkpoint's own tokenizer.json. Knows how a prompt is spelled no more than its placeholders, and trusts
+prompt.py to have taken special tokens out of what users wrote.
 """
 
 from __future__ import annotations
@@ -13,20 +14,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from higgs_server.backends.higgs_v2.config import HiggsConfig
+from higgs_server.backends.higgs_v2.prompt import PLACEHOLDERS
 from higgs_server.engine.delay import delay
 from higgs_server.engine.interface import AudioRun, Run, TextRun
 from higgs_server.types import InvalidRequest, LoadError
-
-PLACEHOLDERS = ("<|AUDIO|>", "<|AUDIO_OUT|>")
-"""Where a clip's codes go: the first in descriptions, the second in an assistant's turn."""
-
-
-def escape_special(text: str) -> str:
-    """Text of a user that must stay text: what would read as a special token (`<|eot_id|>`) no longer does.
-
-    All special tokens of the model begin with `<|`, so one space between the two is enough.
-    """
-    return text.replace("<|", "< |")
 
 
 class HiggsTokenizer:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from higgs_server.backends.higgs_v2.config import HiggsConfig
-from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer, escape_special
+from higgs_server.backends.higgs_v2.prompt import build_prompt
+from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer
 from higgs_server.engine.delay import delay
 from higgs_server.engine.interface import AudioRun, Run, TextRun
 from higgs_server.types import InvalidRequest, LoadError
@@ -96,21 +97,13 @@ def test_codes_that_are_none(tokenizer: HiggsTokenizer, codes: np.ndarray) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["<|eot_id|>", "x<|AUDIO_OUT|>y", "<<|eot_id|>", "<|<|eot_id|>|>", "<|begin_of_text|><|end_of_text|>"]
+    "text", ["<|eot_id|>", "x<|AUDIO_OUT|>y", "<<|eot_id|>", "<|<|eot_id|>|>", "<|eot<|eot_id|>_id|>", "<|AUDIO|>"]
 )
 def test_special_tokens_in_a_users_text_are_text(tokenizer: HiggsTokenizer, text: str) -> None:
-    assert (tokenizer.encode(text) >= 256).any()
-    assert (tokenizer.encode(escape_special(text)) < 256).all()
+    def special(prompt: str) -> list[int]:
+        return [id for id in tokenizer.encode(prompt).tolist() if id >= 256]
 
-
-def test_plain_text_is_left_as_it_is() -> None:
-    for text in ("a < b | c > d", "<SE>[Laughter]</SE>", "你好 <laugh>"):
-        assert escape_special(text) == text
-
-
-def test_all_special_tokens_begin_as_escape_special_expects() -> None:
-    added = json.loads((TOKENIZER / "tokenizer.json").read_text())["added_tokens"]
-    assert all(token["content"].startswith("<|") for token in added)
+    assert special(build_prompt(f"a {text} b", scene=text)) == special(build_prompt("a b", scene="c"))
 
 
 def test_folders_without_this_models_tokenizer(tmp_path: Path) -> None:

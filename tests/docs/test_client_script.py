@@ -21,7 +21,7 @@ def _run(url: str, output: Path, test: str = "all") -> subprocess.CompletedProce
     """In Python alone (-I -S: no installed packages)."""
     command = [sys.executable, "-I", "-S", str(ROOT / "test_client.py"), "--test", test]
     return subprocess.run(
-        [*command, "--url", url, "--output-dir", str(output)], capture_output=True, text=True, timeout=240
+        [*command, "--url", url, "--output-dir", str(output)], capture_output=True, text=True, timeout=600
     )
 
 

@@ -86,7 +86,7 @@ def test_example_runs_as_printed(block: Block, server: ServerProcess, tmp_path: 
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     outputs = [tmp_path / name for name in re.findall(r"(?<![\w/])\w+\.(?:wav|pcm)\b", block.code)]
     if NEEDS_CLONING in block.code:

@@ -100,13 +100,14 @@ def test_a_shipped_clip_says_its_transcript(name: str) -> None:
 
 
 def test_the_shipped_clips_are_eight_different_people() -> None:
-    voices = list(VOICES)
-    embeddings = [ears.speaker_embedding(clip(name)[0]) for name in voices]
+    """Clearly so within a language; between languages by the recogniser's point of equal error."""
+    voices = list(VOICES.values())
+    embeddings = [ears.speaker_embedding(clip(voice.name)[0]) for voice in voices]
     alike = {
-        f"{a} and {b}": round(float(embeddings[i] @ embeddings[j]), 3)
+        f"{a.name} and {b.name}": round(float(embeddings[i] @ embeddings[j]), 3)
         for i, a in enumerate(voices)
         for j, b in enumerate(voices[:i])
-        if embeddings[i] @ embeddings[j] >= 0.75
+        if embeddings[i] @ embeddings[j] >= (0.75 if a.language == b.language else 0.795)
     }
     assert not alike
 

@@ -41,12 +41,13 @@ _WEIGHT_NORM = {
 
 @dataclass(frozen=True)
 class CodecCheckpoint:
-    """A folder that holds a whole codec. `shapes` are by native names, weight norm folded."""
+    """A folder that holds a codec, by native names. The file is open only while something is read from it."""
 
     file: Path
     config: HiggsAudioV2TokenizerConfig
     shapes: Mapping[str, Shape]
-    _read: Callable[[str], Tensor]
+    sources: Mapping[str, tuple[str, ...]]
+    """The stored tensors that a tensor comes from: one, or weight norm's magnitude and direction."""
 
     def check(self, parts: Iterable[nn.Module]) -> None:
         """Raises LoadError unless the file holds every tensor of these networks (on any device), and nothing else."""
@@ -65,7 +66,9 @@ class CodecCheckpoint:
 
     def load(self, part: nn.Module) -> None:
         """Gives a network built on the meta device its tensors: float32 on the CPU, owned, without gradients."""
-        part.load_state_dict({name: self._read(name) for name in part.state_dict()}, assign=True)
+        read = _reader(self.file)
+        tensors = {name: _joined(*map(read, self.sources[name])) for name in part.state_dict()}
+        part.load_state_dict(tensors, assign=True)
         part.requires_grad_(False)
 
 
@@ -89,7 +92,9 @@ def open_checkpoint(folder: Path) -> CodecCheckpoint:
             f"{folder} has a config.json but no {file.name}; download the codec again.",
             f"{folder} 中有 config.json，但缺少 {file.name}；请重新下载编解码器。",
         )
-    shapes, read = _fold_weight_norm(file, *(_open_safetensors(file) if native else _open_pickle(file)))
+    stored = _stored_shapes(file)
+    sources = _fold_weight_norm(file, stored)
+    shapes = {name: stored[parts[-1]] for name, parts in sources.items()}
     try:
         if not native:
             settings = native_settings(folder, settings, shapes)
@@ -107,13 +112,12 @@ def open_checkpoint(folder: Path) -> CodecCheckpoint:
             f"{folder} holds a codec of {config.sample_rate} Hz; Higgs Audio v2 speaks at {SAMPLING_RATE} Hz.",
             f"{folder} 中的编解码器采样率为 {config.sample_rate} Hz；Higgs Audio v2 需要 {SAMPLING_RATE} Hz。",
         )
-    if native:
-        return CodecCheckpoint(file, config, shapes, read)
-    blocks = len(settings["acoustic_model_config"]["downsampling_ratios"])
-    native_names = {name: native_name(name, blocks) for name in shapes}
-    stored = {renamed: name for name, renamed in native_names.items()}
-    renamed_shapes = {renamed: shapes[name] for renamed, name in stored.items()}
-    return CodecCheckpoint(file, config, renamed_shapes, lambda name: read(stored[name]))
+    if not native:
+        blocks = len(settings["acoustic_model_config"]["downsampling_ratios"])
+        names = {name: native_name(name, blocks) for name in sources}
+        sources = {names[name]: parts for name, parts in sources.items()}
+        shapes = {names[name]: shape for name, shape in shapes.items()}
+    return CodecCheckpoint(file, config, shapes, sources)
 
 
 def _unfit(file: Path, reason: str, zh: str) -> LoadError:
@@ -151,19 +155,36 @@ def _unreadable(file: Path, error: Exception) -> LoadError:
     )
 
 
-def _open_safetensors(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
+def _stored_shapes(file: Path) -> dict[str, Shape]:
+    """The name and shape of every tensor in the file."""
+    if file.name == ORIGINAL:
+        return {name: tuple(tensor.shape) for name, tensor in _unpickle(file).items()}
     from safetensors import SafetensorError, safe_open
 
     try:
-        opened: Any = safe_open(file, framework="pt")
-        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
-    return shapes, lambda name: _owned(opened.get_tensor(name))
 
 
-def _open_pickle(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
-    """Only tensors are unpickled, and they stay in the file until they are read."""
+def _reader(file: Path) -> Callable[[str], Tensor]:
+    """Reads tensors by their stored names."""
+    if file.name == ORIGINAL:
+        return _unpickle(file).__getitem__
+    from safetensors import safe_open
+
+    def read(name: str) -> Tensor:
+        # Opened for each tensor, for what was read stays in memory until the file is closed.
+        with safe_open(file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+
+    return read
+
+
+def _unpickle(file: Path) -> dict[str, Tensor]:
+    """Only tensors are unpickled, and they stay in the file until they are looked at."""
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:
@@ -176,47 +197,46 @@ def _open_pickle(file: Path) -> tuple[dict[str, Shape], Callable[[str], Tensor]]
         raise _unreadable(file, error) from None
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise _unreadable(file, ValueError("not a dictionary of tensors"))
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    return shapes, lambda name: _owned(stored[name])
+    return stored
 
 
-def _owned(tensor: Tensor) -> Tensor:
-    """Out of the file, which may change or go away."""
-    return tensor.to(torch.float32, copy=True)
+# --- weight norm (Salimans & Kingma 2016) ---------------------------------------------------------------------------
 
 
-def _broadcasts(small: Shape, large: Shape) -> bool:
-    return len(small) == len(large) and all(size in (1, full) for size, full in zip(small, large, strict=True))
-
-
-def _fold_weight_norm(
-    file: Path, shapes: dict[str, Shape], read: Callable[[str], Tensor]
-) -> tuple[dict[str, Shape], Callable[[str], Tensor]]:
-    """Pairs of magnitude and direction (Salimans & Kingma 2016) appear as the one weight that they stand for."""
-    pairs: dict[str, tuple[str, str]] = {}
-    folded = dict(shapes)
-    for magnitude in shapes:
+def _fold_weight_norm(file: Path, stored: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
+    """Where each tensor comes from; pairs of magnitude and direction appear as the one weight that they stand for."""
+    sources: dict[str, tuple[str, ...]] = {name: (name,) for name in stored}
+    for magnitude in stored:
         for suffix, partner in _WEIGHT_NORM.items():
             if magnitude.endswith(suffix):
                 base = magnitude.removesuffix(suffix)
                 direction = base + partner
-                if direction not in shapes:
+                if direction not in stored:
                     raise _unfit(file, f"it lacks {direction}", f"缺少 {direction}")
-                if sum(size != 1 for size in shapes[magnitude]) > 1 or not _broadcasts(
-                    shapes[magnitude], shapes[direction]
-                ):
+                if not _is_norm(stored[magnitude], stored[direction]):
                     raise _unfit(file, f"{magnitude} does not fit {direction}", f"{magnitude} 与 {direction} 不匹配")
-                pairs[f"{base}.weight"] = (magnitude, direction)
-                del folded[magnitude], folded[direction]
-                folded[f"{base}.weight"] = shapes[direction]
+                del sources[magnitude], sources[direction]
+                sources[f"{base}.weight"] = (magnitude, direction)
+    return sources
 
-    def read_folded(name: str) -> Tensor:
-        if name not in pairs:
-            return read(name)
-        magnitude, direction = map(read, pairs[name])
-        # The norm runs over every axis that the magnitude does not have.
-        axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
-        norm: Tensor = torch.linalg.vector_norm(direction, dim=axes, keepdim=True)
-        return direction * (magnitude / norm)
 
-    return folded, read_folded
+def _is_norm(magnitude: Shape, direction: Shape) -> bool:
+    """Whether the first can be the norm of the second over all axes but one."""
+    same_rank = len(magnitude) == len(direction)
+    return (
+        same_rank
+        and sum(size != 1 for size in magnitude) <= 1
+        and all(size in (1, full) for size, full in zip(magnitude, direction, strict=True))
+    )
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    """One tensor, or magnitude and direction, as a float32 tensor of its own: the file may change or go away."""
+    tensor = parts[-1].to(torch.float32, copy=True)
+    if len(parts) == 1:
+        return tensor
+    magnitude = parts[0].to(torch.float32)
+    # The norm runs over every axis that the magnitude does not have.
+    axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=True)
+    return tensor * (magnitude / norm)

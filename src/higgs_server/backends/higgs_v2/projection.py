@@ -9,6 +9,8 @@ Knows no layer and no model.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,8 +46,10 @@ def _torch_is_better(x: Tensor) -> bool:
     return x.shape[0] == 1 or _native_bf16()
 
 
+@cache
 def _native_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _in_blocks(x: Tensor, weight: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class ServerProcess:
     """`python api_server.py …` until the block ends. `lines` holds what it has logged so far."""
 
     def __init__(self, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        self.arguments = list(arguments)
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
         command = [sys.executable, str(ROOT / "api_server.py"), "--host", "127.0.0.1", "--port", "0", "--log-file", ""]

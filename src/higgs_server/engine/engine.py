@@ -178,7 +178,6 @@ class Engine:
         with self._wake:
             self._handles.update(self._submitted)
             self._submitted.clear()
-        self._tickets.clear()
         for sequence, handle in self._handles.items():
             self._scheduler.remove(sequence)
             handle.end(failure)

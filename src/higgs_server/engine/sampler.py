@@ -218,7 +218,7 @@ def draw(state: SamplerState, logits: torch.Tensor, code_format: CodeFormat, rea
     remembered = torch.where(is_end | (codes == code_format.bos), -1, codes).to(torch.int16)
     state.history.scatter_(1, place, remembered[:, None, :])
     state.codes.copy_(torch.where(state.active[:, None], codes, state.codes))
-    state.ramp.add_(state.active & (is_end.any(-1) | (state.ramp > 0)))
+    state.ramp.add_(state.active & is_end.any(-1))  # once begun it goes on: the ramp itself is made of end codes
     state.row.add_(state.active)
     # The row drawn is written by the next step, behind the one this step wrote.
     state.position.add_(state.active)

@@ -111,6 +111,17 @@ def test_a_prefix_is_copied_to_the_next_of_the_same_voice_and_changes_nothing() 
     assert rows == [alone(1, 2, 3), alone(1, 2, 3, seed=8), alone(1, 2, 4, seed=8)]
 
 
+def test_decode_steps_behind_a_copied_prefix_do_it_no_harm() -> None:
+    runner = new(FakeModel())
+    early = begin(sequence(runner, 1, 2, 3, prefix_len=6), 1)
+    prefill(runner, early)
+    late = begin(sequence(runner, 1, 2, 3, seed=8, prefix_len=6), 0)
+    assert runner.prefill(Piece(late, 0, 6)) is None
+    take(runner, runner.decode([early], [early, late]))
+    prefill(runner, late)
+    assert finish(runner, early, late) == [alone(1, 2, 3), alone(1, 2, 3, seed=8)]
+
+
 def test_a_prefix_that_cannot_be_kept_is_not_counted() -> None:
     runner = new(FakeModel(), prefix_bytes=0)
     for slot in (0, 1):

@@ -279,8 +279,11 @@ def test_a_slot_starts_afresh() -> None:
     """Neither the end nor the repetitions of the last tenant reach the next."""
     sampling = params(seed=9, temperature=0.5, ras_win_len=1000, ras_win_max_num_repeat=1)
     state, fresh = new_state([sampling], 16, SMALL), new_state([sampling], 16, SMALL)
-    for step in range(50):
-        draw(state, random_logits(step, 1, 16, 1.0), SMALL)
+    for step in range(60):
+        logits = random_logits(step, 1, 16, 1.0)
+        logits[..., SMALL.eos] = 99.0 if step > 50 else -99.0
+        draw(state, logits, SMALL)
+    assert not state.active[0]
     state.start(0, sampling, 5000, 100, 16)
     for step in range(50):
         logits = random_logits(1000 + step, 1, 16, 1.0)

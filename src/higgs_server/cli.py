@@ -80,7 +80,8 @@ def _say(options: argparse.Namespace) -> int:
     text = sys.stdin.read() if options.text == "-" else options.text
     names = ("ref_audio", "scene_prompt", "seed", "temperature")
     fields = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    request = SpeechRequest.parse(text=text, **fields)
+    # Piece by piece, so that a text of any length is spoken to its end.
+    request = SpeechRequest.parse(text=text, chunk_method="word", **fields)
     if not options.output.absolute().parent.is_dir():
         print(f"{PROGRAM}: the folder {options.output.absolute().parent} does not exist", file=sys.stderr)
         return 1

@@ -28,7 +28,10 @@ ENV_PREFIX = "HIGGS_SERVER_"
 
 
 class Settings(BaseSettings):
-    """One frozen answer to every question that an operator may decide."""
+    """Speech from text over HTTP: a self-hosted server around Higgs Audio v2.
+
+    Every flag can be given in the environment too, as HIGGS_SERVER_PORT, or in higgs-server.toml, as port = 8000.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -138,7 +138,8 @@ class SamplingParams(BaseModel):
         int | None,
         Field(
             ge=1,
-            description="Longest answer in frames (25 a second); null for the server's --max-new-tokens, its cap.",
+            description="Longest answer in frames (25 a second), of each piece of a text that is cut into pieces; null "
+            "for the server's --max-new-tokens, which is its cap.",
         ),
     ] = None
     seed: Annotated[

@@ -1,4 +1,4 @@
-"""One real server a model, shared by all tests over HTTP."""
+"""A client of the shared server."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ import httpx
 import pytest
 
 from server_process import ServerProcess
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[ServerProcess]:
-    """A ready server with the embedded voice."""
-    with ServerProcess(["--model-path", "embedded"]) as process:
-        process.wait_ready()
-        yield process
 
 
 @pytest.fixture

@@ -36,7 +36,10 @@ async def read_speech_request(request: Request, settings: Settings) -> SpeechReq
 
 
 async def read_upload(request: Request, settings: Settings) -> tuple[SpeechRequest, bytes | None, str | None]:
-    """The multipart body of `/generate-upload`: the request, the clip's bytes and its transcript, each if sent."""
+    """The multipart body of `/generate-upload`: the request, the clip's bytes and its transcript, each if sent.
+
+    Raises 400, 413, 415 or 422 as SpeechErrors.
+    """
     _require_content_type(request, "multipart/form-data")
     try:
         form = await request.form(max_files=2, max_fields=50, max_part_size=8 * settings.max_text_length)
@@ -54,8 +57,7 @@ async def read_upload(request: Request, settings: Settings) -> tuple[SpeechReque
         written = await _file(form, "ref_text_file", MAX_REF_TEXT_BYTES)
         if written is not None and not (transcript and transcript.strip()):
             transcript = _decode_text(written)
-        sampling = {name: value for name, value in fields.items() if name in SpeechRequest.model_fields}
-        return SpeechRequest.model_validate(sampling, strict=False), clip, transcript
+        return upload, clip, transcript
     finally:
         await form.close()
 

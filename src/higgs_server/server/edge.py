@@ -31,7 +31,7 @@ class Edge:
         self._app = app
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._key = key.encode()
-        self._max_body = max(settings.max_upload_mb * 2**20, 8 * settings.max_text_length) + 2**16
+        self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -46,11 +46,13 @@ class Edge:
         scope.setdefault("state", {})["clock"] = clock
         status = 0
         received = 0
+        unread = True
 
         async def limited_receive() -> Message:
-            nonlocal received
+            nonlocal received, unread
             message = await receive()
             received += len(message.get("body", b""))
+            unread = message.get("more_body", False)
             if received > self._max_body:
                 raise self._too_large()
             return message
@@ -71,7 +73,8 @@ class Edge:
             known = error if isinstance(error, SpeechError) else unexpected(error)
             # What is left of the body is read, within reason: closing on a client that is still sending would reset
             # the connection, and the answer would be lost.
-            await self._drain(receive, headers)
+            if unread:
+                await self._drain(receive, headers)
             await error_response(known, headers)(scope, receive, observed_send)
         finally:
             log.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "closed", clock.seconds())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from higgs_server.types import FinishReason, SamplingParams
+from higgs_server.types import FinishReason, SpeechRequest
 
 
 class Info(BaseModel):
@@ -102,13 +102,12 @@ class Readiness(BaseModel):
     message: str
 
 
-class UploadForm(SamplingParams):
+class UploadForm(SpeechRequest):
     """The text fields of `POST /generate-upload`. Numbers come as text there, so parsing is lenient."""
 
-    model_config = ConfigDict(frozen=True, strict=False, extra="ignore")
+    model_config = ConfigDict(strict=False)
 
-    text: str
-    ref_text: str | None = None
+    ref_text: Annotated[str | None, Field(description="What the clip says.")] = None
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:

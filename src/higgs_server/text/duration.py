@@ -18,6 +18,6 @@ _DIGIT = re.compile(r"\d")
 
 
 def slow_seconds(text: str) -> float:
-    """Seconds that a slow reader takes for normalised text. Every digit counts as a word, for that is how it is read."""
+    """Seconds that a slow reader takes for normalised text. A digit counts as a word: so it is read."""
     words = count_words(text) + len(_DIGIT.findall(text))
     return SECONDS_AROUND + SECONDS_PER_WORD * words + SECONDS_PER_SOUND * len(_SOUND.findall(text))

@@ -7,30 +7,35 @@ it refuses before the first sound (DESIGN 5.5), never speaking with something el
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from higgs_server.backends.embedded.heart import MAX_PHONEMES, Heart
+from higgs_server.backends.embedded.heart import PACK as HEART
 from higgs_server.backends.embedded.kokoro import Kokoro, read_weights
-from higgs_server.backends.embedded.phonemes import phonemize, split_phonemes, to_ids
+from higgs_server.backends.embedded.phonemes import MAX_TOKENS, phonemize, split_phonemes, to_ids
 from higgs_server.backends.embedded.sound import fade, finish, silence
 from higgs_server.backends.embedded.voices import VOICES, EmbeddedVoice, default_voice, style
 from higgs_server.text.chunk import split_long
 from higgs_server.text.dialogue import Turn, parse_turns, speakers
-from higgs_server.text.language import Language, dominant_language
+from higgs_server.text.language import Language, dominant_language, split_languages
 from higgs_server.text.sentences import split_sentences
 from higgs_server.types import (
     DEFAULT_SCENE,
     SAMPLING_RATE,
     AudioChunk,
     Cancellation,
+    Cancelled,
     Feature,
+    FinishReason,
     InvalidRequest,
     LoadOptions,
     ModelInfo,
     Progress,
     Samples,
+    SamplingParams,
     Script,
     Unsupported,
 )
@@ -67,12 +72,20 @@ class _Sentence:
     chunk: int
     pause: float
 
+    @property
+    def english(self) -> bool:
+        """Whether all of it is English."""
+        return all(language == "en" for language, _ in split_languages(self.text, self.language))
+
 
 class EmbeddedBackend:
     """`engine.interface.Backend` over one Kokoro session."""
 
-    def __init__(self, kokoro: Kokoro, max_new_tokens: int = 2048) -> None:
+    def __init__(self, kokoro: Kokoro, heart: Heart | None = None, max_new_tokens: int = 2048) -> None:
+        """`heart` speaks the English of the voice it resembles; without it Kokoro does, more slowly."""
         self._kokoro = kokoro
+        self._heart = heart
+        self._closed = False
         self.info = ModelInfo(
             name="embedded",
             device="cpu",
@@ -88,11 +101,12 @@ class EmbeddedBackend:
         """Reads the weights and says a word, so that the first request does not wait for anything. Raises LoadError."""
         weights = read_weights(progress)
         progress("preparing the embedded voice", 0.5)
-        backend = cls(Kokoro(weights), options.max_new_tokens)
+        backend = cls(Kokoro(weights), Heart(), options.max_new_tokens)
         del weights
         progress("warming up the embedded voice", 0.9)
         for text in ("Ready.", "好。"):
-            backend._say(phonemize(text), default_voice("en"), Cancellation())
+            list(backend.speak(Script((text,), SamplingParams(max_new_tokens=1)), Cancellation()))
+        phonemize("Ready.", british=True)
         progress("ready", 1.0)
         return backend
 
@@ -129,34 +143,48 @@ class EmbeddedBackend:
             )
 
     def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
-        """One AudioChunk a piece of a sentence, as soon as it is made. The last one says why it ended."""
-        left = (script.sampling.max_new_tokens or self.info.max_new_tokens) * _SAMPLES_PER_TOKEN
+        """One AudioChunk a piece of a sentence, as soon as it is made. The last one says why it ended.
+
+        `max_new_tokens` holds for each chunk of the script, as it does for the real model.
+        """
+        most = (script.sampling.max_new_tokens or self.info.max_new_tokens) * _SAMPLES_PER_TOKEN
         chunks, chunk = len(script.chunks), 0
-        for chunk, piece in self._pieces(script, cancellation):
-            if len(piece) > left:
-                yield AudioChunk(fade(piece[:left], 0, 0.01), chunk, chunks, finish_reason="length")
-                return
-            left -= len(piece)
-            yield AudioChunk(piece, chunk, chunks)
-        yield AudioChunk(silence(_END)[:left], chunk, chunks, finish_reason="stop")
+        left = dict.fromkeys(range(chunks), most)
+        for chunk, piece in self._pieces(script, cancellation, left):
+            cut = len(piece) > left[chunk]
+            yield AudioChunk(fade(piece[: left[chunk]], 0, 0.01) if cut else piece, chunk, chunks)
+            left[chunk] = 0 if cut else left[chunk] - len(piece)
+        ended: FinishReason = "stop" if all(left.values()) else "length"
+        yield AudioChunk(silence(_END)[: left[chunk]], chunk, chunks, finish_reason=ended)
 
     def close(self) -> None:
         """Idempotent."""
+        self._closed = True
         self._kokoro.close()
 
-    def _pieces(self, script: Script, cancellation: Cancellation) -> Iterator[tuple[int, Samples]]:
-        """(chunk, samples), each with the pause before it."""
+    def _pieces(
+        self, script: Script, cancellation: Cancellation, left: Mapping[int, int]
+    ) -> Iterator[tuple[int, Samples]]:
+        """(chunk, samples), each with the pause before it. A chunk with nothing `left` is passed over."""
         begun, pause = False, 0.0
         for sentence in _sentences(script):
             cancellation.check()
             pause = max(pause, sentence.pause)
-            for phonemes in _parts(_phonemes(sentence), early=not begun):
-                samples = finish(self._say(phonemes, sentence.voice, cancellation))
+            fast = self._heart is not None and sentence.voice.pack == HEART and sentence.english
+            for phonemes in _parts(_phonemes(sentence), early=not begun, most=MAX_PHONEMES if fast else MAX_TOKENS):
+                if not left[sentence.chunk]:
+                    break
+                samples = finish(self._say(phonemes, sentence.voice, fast, cancellation))
                 if len(samples):
                     yield sentence.chunk, np.concatenate([silence(pause if begun else 0), samples])
                     begun, pause = True, _CLAUSE
 
-    def _say(self, phonemes: str, voice: EmbeddedVoice, cancellation: Cancellation) -> Samples:
+    def _say(self, phonemes: str, voice: EmbeddedVoice, fast: bool, cancellation: Cancellation) -> Samples:
+        cancellation.check()
+        if fast and self._heart is not None:
+            if self._closed:
+                raise Cancelled
+            return self._heart.say(phonemes)
         ids = to_ids(phonemes)
         return self._kokoro.say(ids, style(voice, len(ids)), cancellation)
 
@@ -199,13 +227,13 @@ def _phonemes(sentence: _Sentence) -> str:
     return phonemize(sentence.text, british=sentence.voice.british, default=sentence.language)
 
 
-def _parts(phonemes: str, early: bool) -> list[str]:
-    """Pieces that fit the network; `early` makes the first one short."""
+def _parts(phonemes: str, early: bool, most: int) -> list[str]:
+    """Pieces of at most `most` phonemes; `early` makes the first one short."""
     head = 0
     if early and len(phonemes) > _EARLY:
         clause = _CLAUSE_END.search(phonemes, _SHORTEST, len(phonemes) - _SHORTEST)
         head = clause.end() if clause else 0
-    return [*split_phonemes(phonemes[:head]), *split_phonemes(phonemes[head:])]
+    return [*split_phonemes(phonemes[:head], most), *split_phonemes(phonemes[head:], most)]
 
 
 def _unsupported(what: str, zh: str, param: str = "ref_audio") -> Unsupported:

@@ -182,6 +182,20 @@ def test_max_new_tokens_is_25_a_second(backend: EmbeddedBackend, tokens: int) ->
     assert chunks[-1].samples.size == 0 or abs(chunks[-1].samples[-1]) < 1e-6
 
 
+def test_max_new_tokens_holds_for_each_piece(backend: EmbeddedBackend, network: Network) -> None:
+    chunks = speak(
+        backend, script("One more thing. And another thing. And so on.", "Yes.", "And yet one more.", max_new_tokens=12)
+    )
+    seconds = [sum(len(c.samples) for c in chunks if c.chunk == chunk) / SAMPLING_RATE for chunk in range(3)]
+    assert all(0 < length <= 12 / 25 + 0.1 for length in seconds)
+    assert chunks[-1].finish_reason == "length"
+    spoken = len(network.calls)
+    whole = speak(backend, script("One more thing. And another thing. And so on."))
+    assert whole[-1].finish_reason == "stop"
+    # What is cut off is not computed either.
+    assert spoken < 2 * (len(network.calls) - spoken)
+
+
 def test_a_cancellation_between_sentences_is_obeyed(backend: EmbeddedBackend, network: Network) -> None:
     cancellation = Cancellation()
     stream = backend.speak(script("One day. Two days. Three days."), cancellation)

@@ -1,17 +1,21 @@
-"""One real server with the embedded voice for every example of the documentation."""
+"""What all tests share: one server with the embedded voice, and threads that do not fight."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Tiny networks on two threads spend their time waiting for each other. Read when torch is imported, also by servers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
-    """A ready server."""
+    """A ready server with the embedded voice."""
     with ServerProcess(["--model-path", "embedded"]) as process:
         process.wait_ready()
         yield process

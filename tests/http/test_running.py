@@ -115,3 +115,19 @@ def test_settings_come_from_the_environment_and_the_file_too(tmp_path: Path) -> 
         assert (info["model_name"], info["max_new_tokens"]) == ("embedded", 123)
         # The shipped examples are found from any working directory.
         assert httpx.get(f"{server.url}/voices").json()["count"] == 8
+
+
+def test_sigint_ends_it_cleanly_too() -> None:
+    with ServerProcess(["--model-path", "embedded"]) as server:
+        server.wait_ready()
+        assert server.stop(signal.SIGINT) == 0
+    assert "Traceback" not in server.log
+
+
+def test_a_port_in_use_is_said_and_fails() -> None:
+    with ServerProcess(["--model-path", "embedded"]) as server:
+        port = server.url.rpartition(":")[2]
+        second = ServerProcess(["--model-path", "embedded", "--port", port])
+        second.wait_for("address already in use")
+        assert second.process.wait(60) != 0
+        second.stop()

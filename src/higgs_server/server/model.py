@@ -81,14 +81,14 @@ class ServedModel:
             self._fail(error)
             return
         except MemoryError:
-            self._fail(LoadError(f"Not enough memory for {name}. Start `{INSTEAD}`.", f"内存不足，无法加载 {name}。"))
+            self._fail(LoadError(f"There is not enough memory for {name}.", f"内存不足，无法加载 {name}。"))
             return
         except Exception as error:
             log.exception("loading %s failed", name)
             self._fail(
                 LoadError(
-                    f"{name} could not be loaded ({type(error).__name__}), see the log. Start `{INSTEAD}` meanwhile.",
-                    f"无法加载 {name}（{type(error).__name__}），详见日志。可先用 `{INSTEAD}` 启动内置语音。",
+                    f"{name} could not be loaded ({type(error).__name__}); the log says more.",
+                    f"无法加载 {name}（{type(error).__name__}），详见日志。",
                 )
             )
             return
@@ -106,5 +106,11 @@ class ServedModel:
             log.warning("%s", info.note)
 
     def _fail(self, error: SpeechError) -> None:
+        if EMBEDDED not in str(error) and self._settings.model_path != EMBEDDED:
+            error = LoadError(
+                f"{error} Meanwhile the embedded voice speaks: `{INSTEAD}`.",
+                f"{error.zh}可先用内置语音：`{INSTEAD}`。",
+                code=error.code,
+            )
         self.state = LoadState("failed", "failed", self.state.fraction, error)
         log.error("no model: %s", error)

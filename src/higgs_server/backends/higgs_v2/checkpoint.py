@@ -33,7 +33,7 @@ _NOT_NEEDED = re.compile(
 # Fine-tuned originals keep embeddings and heads in two halves, the first frozen: boson_multimodal's PartiallyFrozen*.
 _HALVES = {"embed_tokens.": "embedding", "audio_codebook_embeddings.": "embedding", "audio_lm_head.": "linear"}
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_STAGING_BYTES = 8 << 20
+_STAGING_BYTES = 1 << 20
 _HEADER_LIMIT = 100 << 20
 """safetensors' own limit on a header."""
 

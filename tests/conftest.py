@@ -14,8 +14,14 @@ from server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[ServerProcess]:
+def embedded_server() -> Iterator[ServerProcess]:
     """A ready server with the embedded voice."""
     with ServerProcess(["--model-path", "embedded"]) as process:
         process.wait_ready()
         yield process
+
+
+@pytest.fixture
+def server(embedded_server: ServerProcess) -> ServerProcess:
+    """The server that a test module means by default."""
+    return embedded_server

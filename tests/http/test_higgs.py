@@ -3,7 +3,6 @@ checked is that everything asked for reaches the model, and that stream, whole a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,16 @@ import pytest
 
 from answers import events, generated_samples, streamed_samples, wav_samples
 from higgs_server.audio import wav
-from make_tiny_checkpoint import make_tiny_checkpoint
 from server_process import ROOT, ServerProcess
 
 TEXT = "Hello there, this is a test."
 BASE: dict[str, Any] = {"text": TEXT, "seed": 5, "max_new_tokens": 40}
 
 
-@pytest.fixture(scope="module", params=["native", "original"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_checkpoint(folder, layout=request.param, seed=4)
-    with ServerProcess(["--model-path", str(folder)]) as process:
-        process.wait_ready()
-        yield process
-
-
-@pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
-        yield client
+@pytest.fixture(params=["native_server", "original_server"])
+def server(request: pytest.FixtureRequest) -> ServerProcess:
+    process: ServerProcess = request.getfixturevalue(request.param)
+    return process
 
 
 def generate(client: httpx.Client, **fields: Any) -> dict[str, Any]:

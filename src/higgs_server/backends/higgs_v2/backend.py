@@ -18,6 +18,7 @@ import torch
 from higgs_server.backends.higgs_v2.checkpoint import load_network, read_index
 from higgs_server.backends.higgs_v2.clips import ClipCodes
 from higgs_server.backends.higgs_v2.codec import HiggsCodec, load_codec
+from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.hub import CODEC_FILES, LANGUAGE_MODEL_FILES, resolve
 from higgs_server.backends.higgs_v2.prompt import AudioForm, compose_chunk
 from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer
@@ -90,6 +91,7 @@ class HiggsBackend:
             )
         device = choose_device(options.device)
         folder = resolve(options.model_path, LANGUAGE_MODEL_FILES, revision=options.revision, progress=progress)
+        HiggsConfig.from_folder(folder)  # a wrong folder is said before a codec is downloaded for it
         codec = CodecOnDemand(codec_of(folder, options), device, progress)
         if not options.codec_on_demand:
             codec.get()

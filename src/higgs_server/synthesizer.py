@@ -34,6 +34,7 @@ from higgs_server.types import (
     Progress,
     Samples,
     SamplingParams,
+    Scene,
     Script,
     Speech,
     SpeechRequest,
@@ -97,11 +98,11 @@ class Synthesizer:
 
     # --- request -> script ------------------------------------------------------------------------------------------
 
-    def plan(self, request: SpeechRequest, clip: Voice | None = None) -> Script:
+    def plan(self, request: SpeechRequest, clip: Voice | None = None, scene: Scene | None = None) -> Script:
         """Everything that can be refused is refused here, before any sound.
 
-        `clip` is an uploaded voice that takes the place of `ref_audio`. Raises InvalidRequest, NotFound or
-        Unsupported.
+        `clip` is an uploaded voice that takes the place of `ref_audio`, `scene` a description that takes the place of
+        `scene_prompt`. Raises InvalidRequest, NotFound or Unsupported.
         """
         text = normalize(request.text)
         chunks = chunk(text, request.chunk_method, request.chunk_max_word_num, request.chunk_max_num_turns)
@@ -115,7 +116,7 @@ class Synthesizer:
             sampling=self._complete(request),
             voices=voices,
             profile=profile,
-            scene=self.scenes.get(request.scene_prompt),
+            scene=scene or self.scenes.get(request.scene_prompt),
             context_chunks=DEFAULT_CONTEXT_CHUNKS
             if request.generation_chunk_buffer_size is None
             else request.generation_chunk_buffer_size,

@@ -224,7 +224,8 @@ class Scene:
 
     name: str
     content: str
-    file: Path
+    file: Path | None = None
+    """None for a description that came with a request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from higgs_server.types import InvalidRequest
+from higgs_server.types import InvalidRequest, NotFound
 
 MAX_NAME_LENGTH = 100
 _FORBIDDEN = set('/\\:*?"<>|%')
@@ -27,6 +27,15 @@ def check_name(name: str, param: str) -> str:
             param=param,
         )
     return name
+
+
+def not_found(kind: str, zh: str, name: str, existing: list[str], param: str) -> NotFound:
+    """The error for a name that nobody has, with the names that exist."""
+    return NotFound(
+        f"No {kind} is called {name!r}. There is: {listed(existing)}.",
+        f"没有名为 {name!r} 的{zh}。可用的{zh}：{listed(existing)}。",
+        param=param,
+    )
 
 
 def listed(names: list[str], most: int = 20) -> str:

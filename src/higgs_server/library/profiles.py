@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from higgs_server.library.names import check_name, listed
-from higgs_server.types import NotFound, Profile
+from higgs_server.library.names import check_name, not_found
+from higgs_server.types import Profile
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,5 @@ class ProfileLibrary:
         name = check_name(name, param)
         profiles = {profile.name: profile for profile in self.list()}
         if name not in profiles:
-            existing = listed(sorted(profiles))
-            raise NotFound(
-                f"No profile is called {name!r}. Profiles: {existing}.",
-                f"没有名为 {name!r} 的音色描述。可用的描述：{existing}。",
-                param=param,
-            )
+            raise not_found("profile", "音色描述", name, sorted(profiles), param)
         return profiles[name]

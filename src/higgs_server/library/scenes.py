@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higgs_server.library.names import check_name, listed
+from higgs_server.library.names import check_name, not_found
 from higgs_server.library.voices import read_text
-from higgs_server.types import NotFound, Scene
+from higgs_server.types import Scene
 
 
 class SceneLibrary:
@@ -29,10 +29,5 @@ class SceneLibrary:
         name = check_name(name, param)
         scenes = {scene.name: scene for scene in self.list()}
         if name not in scenes:
-            existing = listed(sorted(scenes))
-            raise NotFound(
-                f"No scene is called {name!r}. Scenes: {existing}. Use null for none.",
-                f"没有名为 {name!r} 的场景。可用的场景：{existing}；不需要场景时用 null。",
-                param=param,
-            )
+            raise not_found("scene", "场景", name, sorted(scenes), param)
         return scenes[name]

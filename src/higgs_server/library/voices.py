@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higgs_server.library.names import check_name, listed
-from higgs_server.types import NotFound, Voice
+from higgs_server.library.names import check_name, not_found
+from higgs_server.types import Voice
 
 CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".webm")
 """In order of preference where one name has several clips."""
@@ -30,12 +30,7 @@ class VoiceLibrary:
         name = check_name(name, param)
         clips = self._clips()
         if name not in clips:
-            existing = listed(sorted(clips))
-            raise NotFound(
-                f"No voice is called {name!r}. Voices: {existing}.",
-                f"没有名为 {name!r} 的语音。可用的语音：{existing}。",
-                param=param,
-            )
+            raise not_found("voice", "语音", name, sorted(clips), param)
         return self._read(name, clips[name])
 
     def _clips(self) -> dict[str, Path]:

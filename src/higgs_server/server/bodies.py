@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -16,23 +16,30 @@ from higgs_server.server.schemas import UploadForm
 from higgs_server.settings import Settings
 from higgs_server.types import InvalidRequest, SpeechRequest, TooLarge, Voice, invalid_request
 
+Body = TypeVar("Body", bound=BaseModel)
+
 UPLOADED_VOICE = "upload"
 MAX_REF_TEXT_BYTES = 64 * 1024
 
 
 async def read_speech_request(request: Request, settings: Settings) -> SpeechRequest:
     """The JSON body of `/generate`. Raises 400, 413, 415 or 422 as SpeechErrors."""
+    speech_request = await read_json(request, SpeechRequest)
+    check_text_length(speech_request.text, settings)
+    return speech_request
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """A JSON body. Raises MalformedBody, WrongContentType or InvalidRequest."""
     _require_content_type(request, "application/json")
     body = await request.body()
     try:
-        speech_request = SpeechRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         if first["type"] == "json_invalid":
             raise MalformedBody("The body is not valid JSON.", "请求体不是有效的 JSON。") from None
         raise invalid_request(first) from None
-    check_text_length(speech_request.text, settings)
-    return speech_request
 
 
 async def read_upload(request: Request, settings: Settings) -> tuple[SpeechRequest, bytes | None, str | None]:
@@ -62,20 +69,20 @@ async def read_upload(request: Request, settings: Settings) -> tuple[SpeechReque
         await form.close()
 
 
-def uploaded_voice(data: bytes, transcript: str | None, settings: Settings) -> Voice:
+def uploaded_voice(data: bytes, transcript: str | None, settings: Settings, param: str = "ref_audio_file") -> Voice:
     """Decodes a clip (slow: call it off the event loop). Raises BadAudio or TooLarge."""
-    clip = decode(data, max_seconds=settings.max_clip_seconds)
+    clip = decode(data, max_seconds=settings.max_clip_seconds, param=param)
     return Voice(UPLOADED_VOICE, (transcript or "").strip() or None, clip=clip)
 
 
-def check_text_length(text: str, settings: Settings) -> None:
+def check_text_length(text: str, settings: Settings, param: str = "text") -> None:
     """Raises TooLarge (413)."""
     most = settings.max_text_length
     if len(text) > most:
         raise TooLarge(
-            f"text has {len(text)} characters, more than {most}. Send it in parts, or raise --max-text-length.",
-            f"text 共 {len(text)} 个字符，超过上限 {most}。请分段发送，或调大 --max-text-length。",
-            param="text",
+            f"{param} has {len(text)} characters, more than {most}. Send it in parts, or raise --max-text-length.",
+            f"{param} 共 {len(text)} 个字符，超过上限 {most}。请分段发送，或调大 --max-text-length。",
+            param=param,
         )
 
 

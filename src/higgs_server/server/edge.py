@@ -75,7 +75,7 @@ class Edge:
             # the connection, and the answer would be lost.
             if unread:
                 await self._drain(receive, headers)
-            await error_response(known, headers)(scope, receive, observed_send)
+            await error_response(known, headers, scope["path"])(scope, receive, observed_send)
         finally:
             log.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "closed", clock.seconds())
             request_id.reset(token)

@@ -15,6 +15,8 @@ from higgs_server.types import InvalidRequest, NotReady, SpeechError, invalid_re
 
 log = logging.getLogger(__name__)
 
+OPENAI_PREFIX = "/v1/"
+_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -65,14 +67,29 @@ def error_body(error: SpeechError, headers: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def error_response(error: SpeechError, headers: Mapping[str, str]) -> JSONResponse:
-    """Status, headers and body of an error."""
+def openai_error_body(error: SpeechError) -> dict[str, Any]:
+    """The body of every error under /v1, always in English, as OpenAI has it."""
+    kind = _OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    # What our own API calls text is OpenAI's input.
+    param = "input" if error.param == "text" else error.param
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def error_response(error: SpeechError, headers: Mapping[str, str], path: str) -> JSONResponse:
+    """Status, headers and body of an error, in the envelope of the API that `path` belongs to."""
+    retry_after = error.retry_after if isinstance(error, NotReady) else None
     extra: dict[str, str] = {}
-    if isinstance(error, NotReady) and error.retry_after is not None:
-        extra["Retry-After"] = str(error.retry_after)
+    if retry_after is not None:
+        extra["Retry-After"] = str(retry_after)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error, headers), error.status, extra)
+    if not path.startswith(OPENAI_PREFIX):
+        return JSONResponse(error_body(error, headers), error.status, extra)
+    if retry_after is None and error.status != 429:
+        extra["x-should-retry"] = "false"
+    # OpenAI's API knows no 422, and its clients treat it as 400.
+    status = 400 if error.status == 422 else error.status
+    return JSONResponse(openai_error_body(error), status, extra)
 
 
 def unexpected(error: Exception) -> SpeechError:
@@ -102,7 +119,7 @@ def install(app: FastAPI) -> None:
     """Every error of every endpoint leaves through here."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return error_response(as_speech_error(error), request.headers)
+        return error_response(as_speech_error(error), request.headers, request.url.path)
 
     for kind in (SpeechError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

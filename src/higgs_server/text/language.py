@@ -16,7 +16,7 @@ UNITS = {
     "m2": "平方米", "m3": "立方米", "km": "公里", "cm": "厘米", "mm": "毫米", "nm": "纳米", "m": "米", "kg": "公斤",
     "mg": "毫克", "g": "克", "ml": "毫升", "mL": "毫升", "L": "升", "kWh": "千瓦时", "kW": "千瓦", "W": "瓦", "V": "伏",
     "kHz": "千赫兹", "MHz": "兆赫兹", "GHz": "吉赫兹", "Hz": "赫兹", "ms": "毫秒", "min": "分钟", "s": "秒",
-    "h": "小时", "°C": "摄氏度", "°F": "华氏度",
+    "h": "小时", "°C": "摄氏度", "°F": "华氏度", "degrees Celsius": "摄氏度", "degrees Fahrenheit": "华氏度",
 }  # fmt: skip
 """Units written in Latin letters, with their Chinese names: after a number they belong to it, not to the English."""
 

@@ -24,6 +24,8 @@ MIXED = st.text(st.sampled_from("ab é中文，。 \n3.5%-¥(“”):km°Cя🙂
         ("，。", [("en", "，。")]),
         ("I ran 5km in 2024.", [("en", "I ran 5km in 2024.")]),
         ("我跑了5km，喝了500 ml水，25°C。", [("zh", "我跑了5km，喝了500 ml水，25°C。")]),
+        ("高32 degrees Celsius, 低-4 degrees Celsius.", [("zh", "高32 degrees Celsius, 低-4 degrees Celsius.")]),
+        ("It is 25 degrees Celsius.", [("en", "It is 25 degrees Celsius.")]),
         ("我有5kids", [("zh", "我有5"), ("en", "kids")]),
         ("iPhone 15很好", [("en", "iPhone 15"), ("zh", "很好")]),
         ("用iPhone15拍照", [("zh", "用"), ("en", "iPhone15"), ("zh", "拍照")]),

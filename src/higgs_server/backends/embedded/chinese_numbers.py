@@ -86,7 +86,7 @@ def _money(match: Match[str]) -> str:
 
 def _temperature(match: Match[str]) -> str:
     sign, number, scale = match.groups()
-    return ("零下" if sign else "") + number + {"C": "摄氏度", "F": "华氏度"}.get(scale or "", "度")
+    return ("零下" if sign else "") + number + {"C": "摄氏度", "F": "华氏度"}.get((scale or "")[:1], "度")
 
 
 def _year(match: Match[str]) -> str:
@@ -97,16 +97,18 @@ def _year(match: Match[str]) -> str:
 _A = re.ASCII
 _BEFORE = r"(?<![A-Za-z\d.])"
 """Where a number begins that is not the tail of another one or of a name."""
+_END = r"(?!\.?\d)"
+"""Where a number ends; a full stop after it is the sentence's."""
 _RANGE = r"\s*[-~–—−]\s*"
 
 _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", _A), lambda m: m[0].replace(",", "")),
     # Telephone numbers: mobile, landline, service numbers, and whatever the text calls one.
-    (re.compile(r"(?<![\d.+-])(?:\+?86[- ]?)?1[3-9]\d(?:\d{8}|[- ]\d{4}[- ]\d{4})(?![\d.])", _A), _telephone),
-    (re.compile(r"(?<![\d.-])(?:0\d{2,3}[- ]\d{7,8}|[48]00[- ]\d{3,4}[- ]\d{3,4})(?![\d.])", _A), _telephone),
+    (re.compile(rf"(?<![\d.+-])(?:\+?86[- ]?)?1[3-9]\d(?:\d{{8}}|[- ]\d{{4}}[- ]\d{{4}}){_END}", _A), _telephone),
+    (re.compile(rf"(?<![\d.-])(?:0\d{{2,3}}[- ]\d{{7,8}}|[48]00[- ]\d{{3,4}}[- ]\d{{3,4}}){_END}", _A), _telephone),
     (re.compile(r"(?:(?<=拨打)|(?<=拨)|(?<=热线)|(?<=电话)|(?<=电话是)|(?<=号码是))\s?\d{3,}", _A), _telephone),
     # Dates and times.
-    (re.compile(r"(?<!\d)(\d{4})[-/.](0?[1-9]|1[0-2])[-/.](3[01]|[12]\d|0?[1-9])日?(?![\d.])", _A), _date),
+    (re.compile(rf"(?<!\d)(\d{{4}})[-/.](0?[1-9]|1[0-2])[-/.](3[01]|[12]\d|0?[1-9])日?{_END}", _A), _date),
     (re.compile(rf"(?<!\d)(\d{{4}})(?:{_RANGE}|至|到)(?=\d{{4}}年)", _A), lambda m: _digits(m[1]) + "到"),
     (re.compile(r"(?<!\d)(\d{4})(?=年)", _A), _year),
     (re.compile(r"(?<!\d)(\d{2})(?=年(?:代|级|\d{1,2}月))", _A), lambda m: _digits(m[1])),
@@ -116,11 +118,22 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     (re.compile(r"(?<=\d)\s*:\s*(?=\d)", _A), "比"),
     (re.compile(r"(?<=\d)\s*([*<>])\s*(?=\d)", _A), lambda m: _SIGNS_BETWEEN_NUMBERS[m[1]]),
     (re.compile(rf"(?<=\d)\s*[-−]\s*(?={_NUMBER}\s*=)", _A), "减"),
-    (re.compile(rf"(?:(?<=[\d点分秒])|(?<=\d[%°])|(?<=\d°[CF])){_RANGE}(?=[¥$€£]?\d|[{_DIGITS}十两]+点)", _A), "到"),
+    (
+        re.compile(
+            rf"(?:(?<=[\d点分秒])|(?<=\d[%°])|(?<=\d°[CF])|(?<=\d degrees Celsius)){_RANGE}(?=[¥$€£]?\d|[{_DIGITS}十两]+点)",
+            _A,
+        ),
+        "到",
+    ),
     (re.compile(rf"{_BEFORE}(\d+)/(\d+)(?![\d/])", _A), r"\2分之\1"),
     # Numbers with a unit.
     (re.compile(rf"([¥$€£])\s*({_NUMBER})(\s*[百千万亿]*)", _A), _money),
-    (re.compile(rf"{_BEFORE}([-−]?)({_NUMBER})\s?°(?:([CF])(?![A-Za-z]))?", _A), _temperature),
+    (
+        re.compile(
+            rf"{_BEFORE}([-−]?)({_NUMBER})\s?(?:°|degrees (?=[CF]))(?:(Celsius|Fahrenheit|[CF])(?![A-Za-z]))?", _A
+        ),
+        _temperature,
+    ),
     (re.compile(rf"([-−]?{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),
     (re.compile(rf"([-−]?{_NUMBER})\s?‰", _A), lambda m: "千分之" + _number(m[1])),
     (re.compile(rf"(?<=\d)\s?({UNIT_PATTERN})(?![A-Za-z])", _A), lambda m: UNITS[m[1]]),

@@ -45,6 +45,11 @@ _FOREIGN_WORD = re.compile(r"[Ͱ-ԯ぀-ヿ가-힣İ]{2,}|[Ѐ-ԯ぀-ヿ가-힣İ]
 """A single Greek letter is a symbol (π), which hibari names."""
 _LONG_WORD = re.compile(rf"[^\W\d_]{{{_LONGEST_WORD + 1},}}")
 _LONG_NUMBER = re.compile(rf"\d{{{_LONGEST_NUMBER + 1},}}")
+_CAPITALS = re.compile(r"(?<![\w'’.-])[A-Z]{2,}(?:['’][A-Z]{1,2})?(?![\w'’-]|\.[A-Za-z])")
+_SHOUTED = 3
+"""Words in capitals, and none in small letters, from which on a text is shouted and not full of abbreviations."""
+_LONGEST_ABBREVIATION = 3
+"""Letters that are spelled although they make a word too (`US`, `IT`), unless they are shouted."""
 _LETTER_A = re.compile(r"[\W\d_]*A[\W\d_]*")
 """As in `A股`, once the Chinese is taken away."""
 _BRACKETS = str.maketrans("[]{}", "()()")
@@ -56,8 +61,8 @@ _WORD = re.compile(r"\S+")
 
 def phonemize_english(text: str, *, british: bool) -> str:
     """The phonemes of a text, with its punctuation. Raises for no text; threads may call it at once."""
-    text = _readable(text)
     reader = _reader(british)
+    text = _words_in_small_letters(_readable(text), reader.lexicon)
 
     def word_alone(word: Match[str]) -> str:
         try:
@@ -82,6 +87,21 @@ def _readable(text: str) -> str:
     text = _LONG_NUMBER.sub(lambda number: _in_pieces(number[0], 1), text)
     text = "".join(_SYMBOLS.get(character, character) for character in text)
     return _LONG_RUN.sub(r"\g<0> ", text)
+
+
+def _words_in_small_letters(text: str, lexicon: Any) -> str:
+    """Words that are written in capitals for emphasis: hibari takes many of them for names and spells them out."""
+    shouted = text.isupper() and len(_CAPITALS.findall(text)) >= _SHOUTED
+
+    def small(word: Match[str]) -> str:
+        lower = word[0].lower().replace("’", "'")
+        if len(lower) <= _LONGEST_ABBREVIATION and not shouted:
+            return word[0]
+        entry = lexicon.golds.get(lower) or lexicon.silvers.get(lower)
+        return lower if entry or any(stem(lower, None, None, None)[0] for stem in stems) else word[0]
+
+    stems = (lexicon.stem_s, lexicon.stem_ed, lexicon.stem_ing)
+    return _CAPITALS.sub(small, text)
 
 
 def _in_pieces(word: str, length: int) -> str:

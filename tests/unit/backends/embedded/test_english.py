@@ -58,6 +58,28 @@ def test_a_lone_capital_a_is_a_letter() -> None:
     assert us("A dog") == us("a dog")
 
 
+@pytest.mark.parametrize("british", [False, True])
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("PLEASE DO NOT FEED THE ANIMALS.", "please do not feed the animals."),
+        ("WE SOLD ALL THE BOOKS.", "we sold all the books."),
+        ("IT IS CLEAR TO US.", "it is clear to us."),
+        ("MARY'S ROADS ARE CLOSED.", "mary's roads are closed."),
+        ("The BOOKS are new.", "The books are new."),
+    ],
+)
+def test_words_in_capitals_are_words(text: str, spoken: str, british: bool) -> None:
+    assert phonemize_english(text, british=british) == phonemize_english(spoken, british=british)
+
+
+def test_abbreviations_are_spelled() -> None:
+    assert us("I work for IBM.").endswith("ˌIbˌiˈɛm.")
+    assert us("THE FBI AND IBM WORK.").count("ˌIbˌiˈɛm") == 1
+    assert "jˌuˈɛs" in us("The US and the IT desk.")
+    assert "ˌItˈi" in us("The US and the IT desk.")
+
+
 @pytest.mark.parametrize("text", ["", " ", "🙂", "\u0301", "\ud800", "{}[]|", "こ゚ー"])
 def test_odd_texts_are_read(text: str) -> None:
     assert isinstance(us(text), str)

@@ -93,6 +93,8 @@ def read_index(folder: Path) -> dict[str, Stored]:
     if (folder / INDEX).is_file():
         try:
             shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            if not all(isinstance(shard, str) for shard in shards):
+                raise TypeError
         except (ValueError, KeyError, AttributeError, TypeError):
             raise LoadError(
                 f"{folder / INDEX} is damaged: download the model again.", f"{folder / INDEX} 已损坏：请重新下载模型。"
@@ -155,8 +157,8 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
                 continue
             begin, end = (8 + length + offset for offset in entry["data_offsets"])
             shape, dtype = tuple(entry["shape"]), _DTYPES.get(entry["dtype"])
-            if end > size or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
-                raise ValueError("tensor beyond the end")
+            if not 8 + length <= begin <= end <= size or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
+                raise ValueError("tensor outside the data")
             found.append((name, Stored(file, begin, shape, dtype)))
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise LoadError(
@@ -181,8 +183,11 @@ def _plan(
             if not names:
                 missing.append(source)
                 continue
-            have = (sum(stored[name].shape[0] for name in names), *stored[names[0]].shape[1:])
-            if have != want or len({stored[name].shape[1:] for name in names}) > 1:
+            shapes = [stored[name].shape for name in names]
+            have = shapes[0]
+            if all(len(shape) == len(want) and shape[1:] == have[1:] for shape in shapes):
+                have = (sum(shape[0] for shape in shapes), *have[1:])
+            if have != want:
                 raise _unfit(
                     folder,
                     f"{names[0]} is {list(have)} where config.json asks for {list(want)}",

@@ -7,6 +7,7 @@ taken for a model's own value: what shapes the network must be in the file. Know
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +98,14 @@ class _Reader:
 
     def integer(self, key: str) -> int:
         value = self.values.get(key)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value < 2**31:
             raise self.error(f"{key} is {value!r} instead of a whole number", f"{key} 应为整数，实为 {value!r}")
         return value
 
     def number(self, key: str) -> float:
         value = self.values.get(key)
-        if type(value) not in (int, float):
-            raise self.error(f"{key} is {value!r} instead of a number", f"{key} 应为数字，实为 {value!r}")
+        if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
+            raise self.error(f"{key} is {value!r} instead of a positive number", f"{key} 应为正数，实为 {value!r}")
         return float(value)  # type: ignore[arg-type]
 
     def section(self, key: str) -> _Reader:
@@ -162,7 +163,7 @@ def _original(config: _Reader) -> HiggsConfig:
     )
     num_layers = text.integer("num_hidden_layers")
     dual = config.values.get("audio_dual_ffn_layers")
-    if not isinstance(dual, list) or not set(dual) <= set(range(num_layers)):
+    if not isinstance(dual, list) or not all(index in range(num_layers) for index in dual):
         raise config.error("audio_dual_ffn_layers does not name layers", "audio_dual_ffn_layers 无效")
     if config.values.get("audio_adapter_type") == "dual_ffn_fast_forward" and len(set(dual)) < num_layers:
         # There audio skips the layers without an audio FFN, attention included. No published model has such layers.
@@ -194,7 +195,7 @@ def _llama(config: _Reader) -> dict[str, Any]:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     rope = dict(config.values.get("rope_parameters") or config.values.get("rope_scaling") or {})
     rope.setdefault("rope_theta", config.values.get("rope_theta"))
-    kind = rope.get("rope_type", "default")
+    kind = rope.get("rope_type") or rope.get("type") or "default"  # `type` is the older spelling
     if kind not in ("default", "llama3"):
         raise config.error(f"rope_type {kind!r} is not one this server has", f"不支持 rope_type {kind!r}")
     rope_reader = _Reader(rope, f"{config.source} (rope)")

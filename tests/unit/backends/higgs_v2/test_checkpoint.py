@@ -164,6 +164,7 @@ Q = "model.layers.1.self_attn.q_proj.weight"
         (replaced("model.layers.3.input_layernorm.weight", torch.ones(64)), r"it holds model\.layers\.3.* besides"),
         (replaced(Q, torch.zeros(64, 32)), r"q_proj\.weight is \[64, 32\] where config\.json asks for \[64, 64\]"),
         (replaced(Q, torch.zeros(32, 64)), r"is \[32, 64\] where"),
+        (replaced(Q, torch.zeros(())), r"is \[\] where"),
         (replaced("audio_lm_head.weight", torch.zeros(8 * 1024, 64)), r"\[8192, 64\] where .* \[8208, 64\]"),
         (replaced(Q, torch.zeros(64, 64, dtype=torch.int8)), "not stored as float32, bfloat16 or float16"),
     ],
@@ -208,6 +209,15 @@ def test_free_memory_is_a_sensible_number() -> None:
     assert free is None or 1_000_000 < free < 10**15
 
 
+def with_offsets(file: bytes, name: str, begin: int, end: int) -> bytes:
+    """The same safetensors file, its header saying that a tensor is elsewhere."""
+    (length,) = struct.unpack("<Q", file[:8])
+    header = json.loads(file[8 : 8 + length])
+    header[name]["data_offsets"] = [begin, end]
+    changed = json.dumps(header).encode()
+    return struct.pack("<Q", len(changed)) + changed + file[8 + length :]
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     folder = write_language_model(tmp_path, tiny_weights(0))
     file = folder / "model.safetensors"
@@ -221,6 +231,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         struct.pack("<Q", 4) + b"nope",
         struct.pack("<Q", 2) + b"[]",
         struct.pack("<Q", 9) + b'{"a": {}}',
+        with_offsets(whole, "model.norm.weight", -256, 0),
     ):
         file.write_bytes(damaged)
         with pytest.raises(LoadError, match="damaged or incomplete"):
@@ -240,6 +251,7 @@ def test_damaged_indexes(tmp_path: Path) -> None:
         ("{", "damaged"),
         ("[]", "damaged"),
         ('{"weight_map": 3}', "damaged"),
+        ('{"weight_map": {"a": 3}}', "damaged"),
         (json.dumps(outside), "lacks"),
     ):
         kept = index.read_text()

@@ -84,6 +84,13 @@ def test_the_two_published_spellings_of_the_rope_are_one() -> None:
     torch.testing.assert_close(rotary_frequencies(original), rotary_frequencies(HiggsConfig.from_dict(native)))
 
 
+def test_the_older_name_of_the_rope_type_counts() -> None:
+    older = copy.deepcopy(PUBLISHED)
+    scaling = older["text_config"]["rope_scaling"]
+    scaling["type"] = scaling.pop("rope_type")
+    assert HiggsConfig.from_dict(older) == HiggsConfig.from_dict(PUBLISHED)
+
+
 def test_a_native_class_default_does_not_cut_the_context() -> None:
     assert HiggsConfig.from_dict({**NATIVE_CONFIG, "max_position_embeddings": 2048}).max_positions == 8192
 
@@ -98,6 +105,9 @@ def test_another_model_is_named(kind: Any) -> None:
     ("base", "change", "message"),
     [
         (NATIVE_CONFIG, {"hidden_size": None}, "hidden_size is None"),
+        (NATIVE_CONFIG, {"hidden_size": 10**19}, "hidden_size is 10000"),
+        (NATIVE_CONFIG, {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan instead of a positive number"),
+        (NATIVE_CONFIG, {"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0"),
         (NATIVE_CONFIG, {"codebook_size": 1024}, "leaves no room"),
         (NATIVE_CONFIG, {"num_key_value_heads": 3}, "do not go together"),
         (NATIVE_CONFIG, {"head_dim": 15}, "odd"),
@@ -109,6 +119,7 @@ def test_another_model_is_named(kind: Any) -> None:
         (ORIGINAL_CONFIG, {"audio_adapter_type": "stack"}, "audio_adapter_type='stack'"),
         (ORIGINAL_CONFIG, {"audio_dual_ffn_layers": [0]}, "audio skips"),
         (ORIGINAL_CONFIG, {"audio_dual_ffn_layers": [0, 9]}, "does not name layers"),
+        (ORIGINAL_CONFIG, {"audio_dual_ffn_layers": [[0]]}, "does not name layers"),
         (ORIGINAL_CONFIG, {"audio_embed_avg": True}, "audio_embed_avg"),
         (ORIGINAL_CONFIG, {"audio_ffn_hidden_size": 32}, "audio_ffn_hidden_size"),
     ],

@@ -66,6 +66,10 @@ class ServerProcess:
             if re.search(pattern, line):
                 return line
 
+    def wait_for_news(self, seconds: float = START_SECONDS) -> None:
+        """Until something more is logged."""
+        assert self._news.get(timeout=seconds) is not None, f"the server ended:\n{self.log}"
+
     def wait_ready(self, seconds: float = START_SECONDS) -> None:
         """Until the model can speak."""
         self.wait_for(r"higgs_server\.server\.model: ready:", seconds)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from higgs_server import __version__
-from higgs_server.server import errors, native, ops
+from higgs_server.server import conversation, errors, native, openai, ops
 from higgs_server.server.edge import Edge
 from higgs_server.server.model import ServedModel
 from higgs_server.settings import Settings
@@ -28,6 +28,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.include_router(native.routes(settings, model))
+    app.include_router(openai.routes(settings, model))
+    app.include_router(conversation.routes(settings, model))
     app.include_router(ops.routes(settings, model))
     errors.install(app)
     app.add_middleware(Edge, settings=settings)

@@ -35,6 +35,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -78,6 +81,22 @@ class Edge:
             await error_response(known, headers, scope["path"])(scope, receive, observed_send)
         finally:
             log.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "closed", clock.seconds())
+            request_id.reset(token)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        token = request_id.set(secrets.token_hex(8))
+        clock = Clock()
+        try:
+            try:
+                self._check(scope["path"], Headers(scope=scope))
+            except Unauthorized:
+                # Closed before it is accepted: the client sees HTTP 403.
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self._app(scope, receive, send)
+        finally:
+            log.info("WEBSOCKET %s %.3fs", scope["path"], clock.seconds())
             request_id.reset(token)
 
     def _check(self, path: str, headers: Headers) -> None:

@@ -1,0 +1,225 @@
+"""OpenAI's speech API over the same stream of AudioChunks: existing clients work with another base URL.
+
+Errors under /v1 have OpenAI's envelope (errors.py). Fields that OpenAI does not have are ours and optional; fields that
+nobody knows are ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from higgs_server.audio.encoders import FORMATS, new_encoder
+from higgs_server.audio.tempo import Tempo
+from higgs_server.library.voices import VoiceLibrary
+from higgs_server.server.bodies import check_text_length, read_json, uploaded_voice
+from higgs_server.server.errors import as_speech_error, openai_error_body
+from higgs_server.server.model import ServedModel
+from higgs_server.server.native import STREAM_HEADERS
+from higgs_server.server.schemas import json_body
+from higgs_server.server.streaming import ClientGone, first_then_rest, speak
+from higgs_server.settings import Settings
+from higgs_server.synthesizer import Synthesizer
+from higgs_server.text.chunk import count_words
+from higgs_server.types import (
+    DEFAULT_SCENE,
+    SAMPLING_RATE,
+    AudioChunk,
+    Feature,
+    InvalidRequest,
+    Samples,
+    SamplingParams,
+    Scene,
+    Script,
+    SpeechRequest,
+    TooLarge,
+    Voice,
+)
+
+OPENAI_VOICES = {
+    "alloy": "en_woman",
+    "ash": "en_man",
+    "ballad": "chadwick",
+    "coral": "belinda",
+    "echo": "en_man",
+    "fable": "chadwick",
+    "onyx": "chadwick",
+    "nova": "belinda",
+    "sage": "mabel",
+    "shimmer": "mabel",
+    "verse": "en_man",
+    "marin": "belinda",
+    "cedar": "chadwick",
+}
+"""OpenAI's voices by the shipped ones that come nearest; a voice of the library with such a name goes first."""
+OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+"""Names that clients insist on; whatever `model` says, the loaded model speaks."""
+
+FRAMES_PER_SECOND = 25
+"""Output tokens are the real model's frames, whatever speaks."""
+
+ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+
+class VoiceId(BaseModel):
+    """A voice as an object."""
+
+    id: str
+
+
+class SpeechBody(SamplingParams):
+    """The body of `POST /v1/audio/speech`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    input: Annotated[str, Field(description="What to say.")]
+    model: Annotated[str | None, Field(description="Any name; the loaded model speaks.")] = None
+    voice: Annotated[
+        str | VoiceId | None, Field(description="A voice's name, one of OpenAI's, or `{\"id\": name}`.")
+    ] = None
+    instructions: Annotated[
+        str | None, Field(description="Where and how it is said: the scene, on models that follow one.")
+    ] = None
+    response_format: ResponseFormat = "mp3"
+    speed: Annotated[float, Field(ge=0.25, le=4.0, allow_inf_nan=False, description="The pitch stays.")] = 1.0
+    stream_format: Annotated[
+        Literal["audio", "sse"], Field(description="The sound itself, or events with it in base64.")
+    ] = "audio"
+    ref_audio: Annotated[
+        str | None, Field(description="A clip to clone as a data URL (data:audio/wav;base64,…), instead of `voice`.")
+    ] = None
+    ref_text: Annotated[str | None, Field(description="What that clip says.")] = None
+    scene_prompt: Annotated[str | None, Field(description="A scene's name, as in `/generate`.")] = DEFAULT_SCENE
+    chunk_method: Literal["speaker", "word"] | None = "word"
+    chunk_max_word_num: Annotated[int, Field(ge=1, le=10_000)] = 200
+    chunk_max_num_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
+    generation_chunk_buffer_size: Annotated[int | None, Field(ge=0, le=100)] = None
+
+
+def routes(settings: Settings, model: ServedModel) -> APIRouter:
+    """The router of the OpenAI endpoints over one served model."""
+    router = APIRouter(prefix="/v1", tags=["openai"])
+    voices = VoiceLibrary(settings.voice_prompts_dir)
+
+    @router.post(
+        "/audio/speech",
+        response_class=StreamingResponse,
+        responses={200: {"content": {form.content_type: {} for form in FORMATS.values()}}},
+        openapi_extra=json_body(SpeechBody),
+    )
+    async def speech(request: Request) -> Response:
+        """Speaks a text; the answer is the encoded sound, sent while it is made."""
+        body = await read_json(request, SpeechBody)
+        check_text_length(body.input, settings, "input")
+        synthesizer = model.get()
+        script = await asyncio.to_thread(plan_speech, body, synthesizer, settings)
+        sound = EncodedSpeech(await first_then_rest(speak(synthesizer, script)), body)
+        headers = {**STREAM_HEADERS, "x-sample-rate": str(SAMPLING_RATE), "x-seed": str(script.sampling.seed)}
+        if body.stream_format == "sse":
+            return StreamingResponse(_events(sound, script), 200, headers, "text/event-stream")
+        return StreamingResponse(sound.stream(), 200, headers, FORMATS[body.response_format].content_type)
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        """The loaded model, and the names of OpenAI's that it answers to."""
+        names = (settings.model_path, *OPENAI_MODELS)
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "higgs-audio-server"} for name in names]
+        return {"object": "list", "data": data}
+
+    @router.get("/audio/models")
+    async def audio_models() -> dict[str, Any]:
+        """The same for clients that look for speech models here."""
+        return {"models": [{"id": name, "name": name} for name in (settings.model_path, *OPENAI_MODELS)]}
+
+    @router.get("/audio/voices")
+    def audio_voices() -> dict[str, Any]:
+        """The voices of the library."""
+        return {"voices": [{"id": voice.name, "name": voice.name} for voice in voices.list()]}
+
+    return router
+
+
+def plan_speech(body: SpeechBody, synthesizer: Synthesizer, settings: Settings) -> Script:
+    """The script of a speech request (slow where it brings a clip: call it off the event loop)."""
+    shared = SpeechRequest.model_fields.keys() & SpeechBody.model_fields.keys() - {"ref_audio"}
+    fields = {name: getattr(body, name) for name in shared}
+    name = body.voice.id if isinstance(body.voice, VoiceId) else body.voice
+    clip = _clip(body.ref_audio, body.ref_text, settings) if body.ref_audio else None
+    if clip is None and name:
+        known = {voice.name for voice in synthesizer.voices.list()}
+        fields["ref_audio"] = name if name in known else OPENAI_VOICES.get(name.lower(), name)
+    if not body.input.strip():
+        raise InvalidRequest("input is empty: send something to say.", param="input")
+    follows = Feature.SCENE in synthesizer.backend.info.features
+    scene = Scene("instructions", body.instructions.strip()) if body.instructions and follows else None
+    return synthesizer.plan(SpeechRequest(text=body.input, **fields), clip, scene)
+
+
+def _clip(url: str, transcript: str | None, settings: Settings) -> Voice:
+    """The clip of a data URL (RFC 2397). No other URL is opened."""
+    head, comma, data = url.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        raise InvalidRequest("ref_audio: send the clip as a data URL, data:audio/wav;base64,DATA.", param="ref_audio")
+    try:
+        clip = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("ref_audio: not valid base64.", param="ref_audio") from None
+    if len(clip) > settings.max_upload_mb * 2**20:
+        raise TooLarge(f"ref_audio is larger than {settings.max_upload_mb} MB.", param="ref_audio")
+    return uploaded_voice(clip, transcript, settings, "ref_audio")
+
+
+class EncodedSpeech:
+    """An utterance on its way to the bytes of one format. `seconds` is what has been spoken so far."""
+
+    def __init__(self, pieces: AsyncIterator[AudioChunk], body: SpeechBody) -> None:
+        self._pieces = pieces
+        self._encoder = new_encoder(body.response_format, streamed=True)
+        self._tempo = Tempo(body.speed)
+        self.seconds = 0.0
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Bytes as soon as there are some. An error cuts the stream: a short sound is never taken for a whole one."""
+        try:
+            async for piece in self._pieces:
+                self.seconds += len(piece.samples) / SAMPLING_RATE
+                if data := await asyncio.to_thread(self._feed, piece.samples):
+                    yield data
+            if data := await asyncio.to_thread(self._finish):
+                yield data
+        finally:
+            self._encoder.close()
+            await self._pieces.aclose()  # type: ignore[attr-defined]
+
+    def _feed(self, samples: Samples) -> bytes:
+        return self._encoder.feed(self._tempo.feed(samples))
+
+    def _finish(self) -> bytes:
+        return self._encoder.feed(self._tempo.finish()) + self._encoder.finish()
+
+
+async def _events(sound: EncodedSpeech, script: Script) -> AsyncIterator[bytes]:
+    try:
+        async with aclosing(sound.stream()) as stream:  # type: ignore[type-var]
+            async for data in stream:
+                yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+        taken, made = count_words(script.text), round(sound.seconds * FRAMES_PER_SECOND)
+        usage = {"input_tokens": taken, "output_tokens": made, "total_tokens": taken + made}
+        yield _event({"type": "speech.audio.done", "usage": usage})
+    except ClientGone:
+        return
+    except Exception as error:
+        yield _event({"type": "error", **openai_error_body(as_speech_error(error))})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from docs.page import ROOT, Block, Page
+from higgs_server.audio.decode import decode_file
 from higgs_server.types import SpeechRequest
 from server_process import ServerProcess
 
@@ -88,7 +89,7 @@ def test_example_runs_as_printed(block: Block, server: ServerProcess, tmp_path: 
         text=True,
         timeout=300,
     )
-    outputs = [tmp_path / name for name in re.findall(r"(?<![\w/])\w+\.(?:wav|pcm)\b", block.code)]
+    outputs = [tmp_path / name for name in re.findall(r"(?<![\w/])\w+\.(?:wav|pcm|mp3|opus)\b", block.code)]
     if NEEDS_CLONING in block.code:
         assert result.returncode == 22, result.stderr
         assert json.loads(outputs[0].read_bytes())["error"]["code"] == "unsupported"
@@ -105,6 +106,8 @@ def test_example_runs_as_printed(block: Block, server: ServerProcess, tmp_path: 
 def _samples(file: Path) -> np.ndarray:
     if file.suffix == ".pcm":
         return np.frombuffer(file.read_bytes(), "<i2").astype(np.int32)
+    if file.suffix != ".wav":
+        return (decode_file(file).samples * 32767).astype(np.int32)
     with wave.open(str(file)) as sound:
         assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (24_000, 1, 2)
         return np.frombuffer(sound.readframes(sound.getnframes()), "<i2").astype(np.int32)

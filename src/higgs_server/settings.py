@@ -7,11 +7,20 @@ nothing of models and imports none.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from tomllib import TOMLDecodeError
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -20,11 +29,18 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from higgs_server.types import LoadOptions
+from higgs_server.types import LoadOptions, SpeechError
 
 HIGGS = "bosonai/higgs-audio-v2-generation-3B-base"
 EMBEDDED = "embedded"
 ENV_PREFIX = "HIGGS_SERVER_"
+FILE = "higgs-server.toml"
+
+
+class BadSettings(SpeechError):
+    """A flag, an environment variable or a line of the file that cannot be used; the message says which."""
+
+    code = "bad_settings"
 
 
 class Settings(BaseSettings):
@@ -36,7 +52,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix=ENV_PREFIX,
-        toml_file="higgs-server.toml",
+        toml_file=FILE,
         extra="forbid",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -91,6 +107,15 @@ class Settings(BaseSettings):
     max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")
     reload: bool = Field(False, description="Restart when a source file changes (for development).")
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Wherever settings are read: one sentence for a person in place of pydantic's report."""
+        try:
+            return read(values)
+        except ValidationError as error:
+            raise _bad_setting(error) from None
+
     @field_validator("log_file", mode="before")
     @classmethod
     def _no_log_file(cls, value: object) -> object:
@@ -111,7 +136,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags (as keywords), environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        try:
+            file = TomlConfigSettingsSource(settings_cls)
+        except (TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise BadSettings(f"{FILE} cannot be read: {error}", f"无法读取 {FILE}：{error}") from None
+        return init_settings, env_settings, file
 
     @classmethod
     def from_cli(cls, arguments: Sequence[str], *, program: str) -> Settings:
@@ -119,7 +148,11 @@ class Settings(BaseSettings):
         source: CliSettingsSource[Settings] = CliSettingsSource(
             cls, cli_parse_args=list(arguments), cli_prog_name=program, cli_exit_on_error=True
         )
-        return cls(_cli_settings_source=source)
+        try:
+            return cls(_cli_settings_source=source)
+        except BadSettings as error:
+            print(f"{program}: error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
 
     def load_options(self) -> LoadOptions:
         """The part of the settings that says which model to load, and how."""
@@ -148,6 +181,18 @@ class Settings(BaseSettings):
                 os.environ[key] = ""
             else:
                 os.environ.pop(key, None)
+
+
+def _bad_setting(error: ValidationError) -> BadSettings:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if name not in Settings.model_fields:
+        return BadSettings(
+            f"{FILE} has a setting {name!r}, which does not exist.", f"{FILE} 中的 {name!r} 不是设置项。"
+        )
+    given = "" if name == "api_key" else f", got {str(first['input'])!r}"
+    where = f"--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()} or {name} in {FILE}"
+    return BadSettings(f"{where}: {first['msg']}{given}.", f"设置 {name} 无效：{first['msg']}{given}。", param=name)
 
 
 def resolve_examples(folder: Path) -> Path:

@@ -99,7 +99,10 @@ _BEFORE = r"(?<![A-Za-z\d.])"
 """Where a number begins that is not the tail of another one or of a name."""
 _END = r"(?!\.?\d)"
 """Where a number ends; a full stop after it is the sentence's."""
+_DEGREES = r"(?:°|degrees (?=[CF]))(?:(Celsius|Fahrenheit|[CF])(?![A-Za-z]))?"
+"""The scale is the group. Normalisation writes °C as `degrees Celsius`."""
 _RANGE = r"\s*[-~–—−]\s*"
+_BEFORE_RANGE = r"(?<=[\d点分秒])|(?<=\d[%°])|(?<=\d°[CF])|(?<=\d degrees Celsius)"
 
 _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", _A), lambda m: m[0].replace(",", "")),
@@ -118,20 +121,11 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     (re.compile(r"(?<=\d)\s*:\s*(?=\d)", _A), "比"),
     (re.compile(r"(?<=\d)\s*([*<>])\s*(?=\d)", _A), lambda m: _SIGNS_BETWEEN_NUMBERS[m[1]]),
     (re.compile(rf"(?<=\d)\s*[-−]\s*(?={_NUMBER}\s*=)", _A), "减"),
-    (
-        re.compile(
-            rf"(?:(?<=[\d点分秒])|(?<=\d[%°])|(?<=\d°[CF])|(?<=\d degrees Celsius)){_RANGE}(?=[¥$€£]?\d|[{_DIGITS}十两]+点)",
-            _A,
-        ),
-        "到",
-    ),
+    (re.compile(rf"(?:{_BEFORE_RANGE}){_RANGE}(?=[¥$€£]?\d|[{_DIGITS}十两]+点)", _A), "到"),
     (re.compile(rf"{_BEFORE}(\d+)/(\d+)(?![\d/])", _A), r"\2分之\1"),
     # Numbers with a unit.
     (re.compile(rf"([¥$€£])\s*({_NUMBER})(\s*[百千万亿]*)", _A), _money),
-    (
-        re.compile(
-            rf"{_BEFORE}([-−]?)({_NUMBER})\s?(?:°|degrees (?=[CF]))(?:(Celsius|Fahrenheit|[CF])(?![A-Za-z]))?", _A
-        ),
+    (re.compile(rf"{_BEFORE}([-−]?)({_NUMBER})\s?{_DEGREES}", _A), _temperature),
         _temperature,
     ),
     (re.compile(rf"([-−]?{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),

@@ -303,7 +303,9 @@ class Cancellation:
         self._callbacks: list[Callable[[], None]] = []
         self._cancelled = False
 
-    def __bool__(self) -> bool:
+    @property
+    def cancelled(self) -> bool:
+        """No truth value of the object: one that nobody has cancelled yet must not look like none."""
         return self._cancelled
 
     def cancel(self) -> None:

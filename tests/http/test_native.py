@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import time
 
 import httpx
@@ -178,3 +179,12 @@ def test_the_root_the_docs_and_the_openapi_document(client: httpx.Client) -> Non
     body = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["temperature"]["default"] == 0.7
     assert {"401", "404", "413", "415", "422", "503"} <= set(document["paths"]["/generate"]["post"]["responses"])
+
+
+def test_a_body_that_is_cut_off_is_no_error_of_the_server(server: ServerProcess) -> None:
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+        connection.sendall(f'{head}X-Request-Id: cut-off\r\n\r\n{{"text":'.encode())
+    server.wait_for(r"\[cut-off\] higgs_server\.access: POST /generate 499")
+    assert not [line for line in server.lines if "[cut-off]" in line and "ERROR" in line]

@@ -140,11 +140,20 @@ def test_leaving_the_stream_cancels_the_backend(synthesizer: Synthesizer) -> Non
     stream.close()  # type: ignore[attr-defined]
     backend = synthesizer.backend
     assert isinstance(backend, EchoBackend)
-    assert bool(backend.cancellations[-1])
+    assert backend.cancellations[-1].cancelled
     cancelled = Cancellation()
     cancelled.cancel()
     with pytest.raises(Cancelled):
         list(synthesizer.perform(plan(synthesizer, text="Hi"), cancelled))
+
+
+def test_the_cancellation_of_whoever_asks_is_the_backends(synthesizer: Synthesizer) -> None:
+    """Not only between two pieces: most of the waiting is before the first one."""
+    cancellation = Cancellation()
+    next(synthesizer.perform(plan(synthesizer, text="Hi"), cancellation))
+    backend = synthesizer.backend
+    assert isinstance(backend, EchoBackend)
+    assert backend.cancellations[-1] is cancellation
 
 
 def test_a_cancellation_tells_everyone_once() -> None:

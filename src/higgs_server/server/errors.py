@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from higgs_server.server.streaming import ClientGone
 from higgs_server.types import InvalidRequest, NotReady, SpeechError, invalid_request
 
 log = logging.getLogger(__name__)
@@ -121,5 +123,10 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         return error_response(as_speech_error(error), request.headers, request.url.path)
 
+    async def nobody(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the log line says what happened
+
+    app.add_exception_handler(ClientDisconnect, nobody)  # while the body was read
+    app.add_exception_handler(ClientGone, nobody)
     for kind in (SpeechError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

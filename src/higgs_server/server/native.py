@@ -112,7 +112,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         speech_request = await read_speech_request(request, settings)
         synthesizer = model.get()
         script = await asyncio.to_thread(synthesizer.plan, speech_request)
-        pieces = await first_then_rest(speak(synthesizer, script))
+        pieces = await first_then_rest(speak(synthesizer, script), request)
         return StreamingResponse(
             _events(request, script, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
         )
@@ -121,11 +121,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
 
 
 async def _answer(request: Request, synthesizer: Synthesizer, script: Script, *, as_wav: bool) -> Response:
-    try:
-        pieces = await speak_whole(request, synthesizer, script)
-    except ClientGone:
-        # Nobody reads it; the log line says what happened.
-        return Response(status_code=499)
+    pieces = await speak_whole(request, synthesizer, script)
     return await asyncio.to_thread(_whole, request, join(script, pieces), as_wav)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -19,6 +20,7 @@ from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 
 _WAITING_CHUNKS = 8
 _END = object()
+Result = TypeVar("Result")
 
 
 class ClientGone(Exception):
@@ -43,7 +45,7 @@ async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[Audio
             for piece in synthesizer.perform(script, cancellation):
                 put(piece)
                 room.acquire()
-                if cancellation:
+                if cancellation.cancelled:
                     return
             put(_END)
         except Cancelled:
@@ -71,26 +73,22 @@ async def speak_whole(request: Request, synthesizer: Synthesizer, script: Script
         async with aclosing(speak(synthesizer, script)) as pieces:  # type: ignore[type-var]
             return [piece async for piece in pieces]
 
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work = asyncio.ensure_future(collect())
-    gone = asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise ClientGone
-    finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+    return await _while_connected(request, collect())
 
 
-async def first_then_rest(pieces: AsyncIterator[AudioChunk]) -> AsyncIterator[AudioChunk]:
-    """Waits for the first chunk, so that a failure before any sound still has an HTTP status."""
-    first = await anext(pieces, None)
+async def first_then_rest(
+    pieces: AsyncIterator[AudioChunk], request: Request | None = None
+) -> AsyncIterator[AudioChunk]:
+    """Waits for the first chunk, so that a failure before any sound still has an HTTP status.
+
+    With the request it raises ClientGone, and stops the work, where the client closes the connection meanwhile: a
+    queue and a long prompt can lie before the first chunk, and no response listens yet.
+    """
+
+    async def begin() -> AudioChunk | None:
+        return await anext(pieces, None)
+
+    first = await (begin() if request is None else _while_connected(request, begin()))
 
     async def rest() -> AsyncIterator[AudioChunk]:
         try:
@@ -102,3 +100,23 @@ async def first_then_rest(pieces: AsyncIterator[AudioChunk]) -> AsyncIterator[Au
             await pieces.aclose()  # type: ignore[attr-defined]
 
     return rest()
+
+
+async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """What the coroutine returns. Raises ClientGone, and cancels it, when the client closes the connection first."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientGone
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)

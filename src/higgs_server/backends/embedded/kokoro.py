@@ -72,7 +72,7 @@ class Kokoro:
             try:
                 samples: Samples = self._session.run(None, inputs, call)[0]
             except Exception:  # onnxruntime has no type of its own for a call that was told to stop
-                if cancellation or self._closed:
+                if cancellation.cancelled or self._closed:
                     raise Cancelled from None
                 raise
         return samples
@@ -91,8 +91,8 @@ class Kokoro:
             self._waiting.append(call)
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or cancellation or self._waiting[0] is call)
-            if self._closed or cancellation:
+                self._changed.wait_for(lambda: self._closed or cancellation.cancelled or self._waiting[0] is call)
+            if self._closed or cancellation.cancelled:
                 raise Cancelled
             yield
         finally:

@@ -70,7 +70,10 @@ def load_network(
     skeleton = HiggsNetwork(config, torch.device("meta"), dtype)
     plan = _plan(config, skeleton, read_index(folder), folder)
     check_memory(weight_bytes(skeleton), device)
-    network = HiggsNetwork(config, device, dtype)
+    try:
+        network = HiggsNetwork(config, device, dtype)
+    except (MemoryError, RuntimeError) as error:  # a limit that no figure shows, such as ulimit -v
+        raise _no_memory(weight_bytes(skeleton), device, "less is free", "空闲不足") from error
     parameters = dict(network.named_parameters())
     # In the order of the files: each is read once, from front to back.
     pieces = sorted(
@@ -132,14 +135,8 @@ def check_memory(needed: int, device: torch.device) -> None:
     """Raises LoadError where `needed` bytes are more than the device has free. Unknown counts as enough."""
     free = _free_bytes(device)
     if free is not None and needed > free:
-        gb, gb_free = needed / 1e9, free / 1e9
-        raise LoadError(
-            f"The weights need {gb:.1f} GB on {device.type} and {gb_free:.1f} GB are free: use a machine with more "
-            "memory, close other programs, or start with --model-path embedded.",
-            f"权重需要 {gb:.1f} GB（{device.type}），而空闲只有 {gb_free:.1f} GB：请换用内存更大的机器、"
-            "关闭其他程序，或以 --model-path embedded 启动。",
-            code="out_of_memory",
-        )
+        gb = f"{free / 1e9:.1f} GB"
+        raise _no_memory(needed, device, f"{gb} are free", f"空闲只有 {gb}")
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
@@ -310,6 +307,17 @@ def _free_in_cgroup(otherwise: int) -> int:
 
 def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _no_memory(needed: int, device: torch.device, free: str, zh: str) -> LoadError:
+    need = f"{needed / 1e9:.1f} GB"
+    return LoadError(
+        f"The weights need {need} on {device.type} and {free}: use a machine with more memory, close other programs, "
+        "or start with --model-path embedded.",
+        f"权重需要 {need}（{device.type}），而{zh}：请换用内存更大的机器、关闭其他程序，"
+        "或以 --model-path embedded 启动。",
+        code="out_of_memory",
+    )
 
 
 def _unfit(folder: Path, why: str, zh: str) -> LoadError:

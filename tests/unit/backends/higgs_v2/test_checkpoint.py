@@ -204,6 +204,20 @@ def test_too_little_memory_is_told_in_numbers(tmp_path: Path, monkeypatch: pytes
     checkpoint.check_memory(10**18, CPU)
 
 
+def test_memory_that_is_refused_after_all_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of this process (ulimit -v) shows in no figure of the machine's."""
+
+    def build(config: Any, device: torch.device, dtype: torch.dtype) -> HiggsNetwork:
+        if device.type != "meta":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return HiggsNetwork(config, device, dtype)
+
+    monkeypatch.setattr(checkpoint, "HiggsNetwork", build)
+    with pytest.raises(LoadError, match=r"need 0\.0 GB on cpu and less is free") as error:
+        load(write_language_model(tmp_path, tiny_weights(0)))
+    assert error.value.code == "out_of_memory"
+
+
 def test_free_memory_is_a_sensible_number() -> None:
     free = checkpoint._free_bytes(CPU)
     assert free is None or 1_000_000 < free < 10**15

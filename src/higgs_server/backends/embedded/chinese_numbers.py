@@ -126,8 +126,6 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     # Numbers with a unit.
     (re.compile(rf"([¥$€£])\s*({_NUMBER})(\s*[百千万亿]*)", _A), _money),
     (re.compile(rf"{_BEFORE}([-−]?)({_NUMBER})\s?{_DEGREES}", _A), _temperature),
-        _temperature,
-    ),
     (re.compile(rf"([-−]?{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),
     (re.compile(rf"([-−]?{_NUMBER})\s?‰", _A), lambda m: "千分之" + _number(m[1])),
     (re.compile(rf"(?<=\d)\s?({UNIT_PATTERN})(?![A-Za-z])", _A), lambda m: UNITS[m[1]]),

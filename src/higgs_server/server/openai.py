@@ -122,7 +122,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         check_text_length(body.input, settings, "input")
         synthesizer = model.get()
         script = await asyncio.to_thread(plan_speech, body, synthesizer, settings)
-        sound = EncodedSpeech(await first_then_rest(speak(synthesizer, script)), body)
+        sound = EncodedSpeech(await first_then_rest(speak(synthesizer, script), request), body)
         headers = {**STREAM_HEADERS, "x-sample-rate": str(SAMPLING_RATE), "x-seed": str(script.sampling.seed)}
         if body.stream_format == "sse":
             return StreamingResponse(_events(sound, script), 200, headers, "text/event-stream")

@@ -76,19 +76,17 @@ async def speak_whole(request: Request, synthesizer: Synthesizer, script: Script
     return await _while_connected(request, collect())
 
 
-async def first_then_rest(
-    pieces: AsyncIterator[AudioChunk], request: Request | None = None
-) -> AsyncIterator[AudioChunk]:
+async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -> AsyncIterator[AudioChunk]:
     """Waits for the first chunk, so that a failure before any sound still has an HTTP status.
 
-    With the request it raises ClientGone, and stops the work, where the client closes the connection meanwhile: a
-    queue and a long prompt can lie before the first chunk, and no response listens yet.
+    Raises ClientGone, and stops the work, where the client closes the connection meanwhile: a queue and a long prompt
+    can lie before the first chunk, and no response listens yet.
     """
 
     async def begin() -> AudioChunk | None:
         return await anext(pieces, None)
 
-    first = await (begin() if request is None else _while_connected(request, begin()))
+    first = await _while_connected(request, begin())
 
     async def rest() -> AsyncIterator[AudioChunk]:
         try:

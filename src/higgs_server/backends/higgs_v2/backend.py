@@ -281,8 +281,14 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
     """auto is bfloat16 on a GPU, and what the checkpoint is stored in on a CPU."""
+    known = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if name in known:
+        return known[name]
     if name != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+        raise LoadError(
+            f"--dtype {name} is not one this model runs in: use auto, bfloat16 or float32.",
+            f"该模型不支持 --dtype {name}，请使用 auto、bfloat16 或 float32。",
+        )
     if device.type != "cpu":
         return torch.bfloat16
     stored = {tensor.dtype for tensor in read_index(folder).values()}

@@ -156,6 +156,8 @@ def test_devices_and_types(folder: Path) -> None:
     assert choose_dtype("auto", torch.device("cpu"), folder) == torch.float32
     assert choose_dtype("auto", torch.device("cuda"), folder) == torch.bfloat16
     assert choose_dtype("bfloat16", torch.device("cpu"), folder) == torch.bfloat16
+    with pytest.raises(LoadError, match="--dtype float16"):
+        choose_dtype("float16", torch.device("cpu"), folder)
 
 
 def test_bfloat16_speaks_too(folder: Path) -> None:

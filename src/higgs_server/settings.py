@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where the model runs.")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Precision of the model; auto is bfloat16 on a GPU and float32 on a CPU."
+        "auto", description="Precision of the model; auto is bfloat16 on a GPU, on a CPU what the checkpoint holds."
     )
     quantization: Literal["auto", "none", "int8", "int4"] = Field("auto", description="Weight quantization.")
     revision: str | None = Field(None, description="Revision of the model on the hub: a branch, tag or commit.")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from higgs_server.backends.higgs_v2.checkpoint import load_network, read_index
+from higgs_server.backends.higgs_v2.checkpoint import load_network, stored_dtype
 from higgs_server.backends.higgs_v2.clips import ClipCodes
 from higgs_server.backends.higgs_v2.codec import HiggsCodec, load_codec
 from higgs_server.backends.higgs_v2.config import HiggsConfig
@@ -291,5 +291,4 @@ def choose_dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
         )
     if device.type != "cpu":
         return torch.bfloat16
-    stored = {tensor.dtype for tensor in read_index(folder).values()}
-    return torch.bfloat16 if torch.bfloat16 in stored else torch.float32
+    return torch.bfloat16 if stored_dtype(folder) == torch.bfloat16 else torch.float32

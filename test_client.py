@@ -268,6 +268,8 @@ def main() -> int:
     parser.add_argument("--api-key", help="the server's --api-key")
     parser.add_argument("--wait", type=float, default=900, metavar="SECONDS", help="how long the model may load")
     options = parser.parse_args()
+    if not options.url.startswith(("http://", "https://")):
+        parser.error(f"--url: {options.url!r} does not begin with http:// or https://")
     client = Client(options.url, options.api_key, options.output_dir)
     failures = []
     try:

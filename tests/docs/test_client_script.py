@@ -80,3 +80,10 @@ def test_answers_without_sound_fail(test: str, tmp_path: Path) -> None:
         result = _run(url, tmp_path, test)
     assert result.returncode == 1
     assert f"failed: {test}" in result.stdout
+
+
+def test_an_address_without_a_scheme_is_told(tmp_path: Path) -> None:
+    done = _run("localhost:8000", tmp_path)
+    assert done.returncode == 2
+    assert "http://" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -161,6 +161,8 @@ def test_request_ids_are_returned_and_logged(client: httpx.Client, server: Serve
     server.wait_for(r"\[abc-1\] higgs_server.access: GET /health 200")
     odd = client.get("/health", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
     assert odd != "a b\tc"
+    client.get("/x%0aforged%1b[31m", headers={"x-request-id": "abc-2"})
+    server.wait_for(r"\[abc-2\] higgs_server.access: GET /x%0Aforged%1B%5B31m 404")
 
 
 def test_users_texts_are_not_logged(client: httpx.Client, server: ServerProcess) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,7 +81,9 @@ class Edge:
                 await self._drain(receive, headers)
             await error_response(known, headers, scope["path"])(scope, receive, observed_send)
         finally:
-            log.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "closed", clock.seconds())
+            # Quoted, so that no path can write a line of its own into the log.
+            path = quote(scope["path"])
+            log.info("%s %s %s %.3fs", scope["method"], path, status or "closed", clock.seconds())
             request_id.reset(token)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -166,15 +166,16 @@ class Synthesizer:
         prompt: str,
         reference_codes: Sequence[npt.ArrayLike] = (),
         max_new_tokens: int | None = None,
-        *,
         temperature: float = 0.0,
         ras_win_len: int = 0,
+        seed: int | None = None,
         **sampling: Any,
     ) -> Codes:
         """Delayed rows [rows, codebooks] for a literal prompt, the first row all stream-BOS; needs no codec.
 
-        `reference_codes` are clips [frames, codebooks] without delay, in the order of the prompt's audio
-        placeholders. Only Higgs checkpoints can do this: raises Unsupported elsewhere.
+        `reference_codes` are clips [frames, codebooks] of whole numbers without delay, in the order of the prompt's
+        audio placeholders. Raises Unsupported where the model is no Higgs checkpoint, InvalidRequest for parameters
+        out of range, for codes that are none, and for what does not fit the context.
         """
         generate = getattr(self.backend, "generate_codes", None)
         if generate is None:
@@ -182,17 +183,10 @@ class Synthesizer:
                 f"{self.backend.info.name} has no codec frames; load a Higgs checkpoint.",
                 f"{self.backend.info.name} 没有音频编码帧，请加载 Higgs 模型。",
             )
-        params = SamplingParams(
-            temperature=temperature, ras_win_len=ras_win_len, max_new_tokens=max_new_tokens, **sampling
-        )
-        most = self.backend.info.max_new_tokens
-        params = params.model_copy(
-            update={
-                "max_new_tokens": most if max_new_tokens is None else max_new_tokens,
-                "seed": secrets.randbelow(MAX_DRAWN_SEED) if params.seed is None else params.seed,
-            }
-        )
-        codes: Codes = generate(prompt, [np.asarray(clip, np.int64) for clip in reference_codes], params)
+        fields = {"temperature": temperature, "ras_win_len": ras_win_len, "seed": seed, **sampling}
+        fields["max_new_tokens"] = None if max_new_tokens is None else int(max_new_tokens)
+        params = self._complete(SpeechRequest.parse(text=prompt, **fields))
+        codes: Codes = generate(prompt, [np.asarray(clip) for clip in reference_codes], params)
         return codes
 
 

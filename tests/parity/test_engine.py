@@ -20,7 +20,8 @@ from higgs_server.engine.handle import Handle
 from higgs_server.engine.interface import Run
 from higgs_server.engine.sampler import SamplerState, _keep_likely, draw, reach_of
 from higgs_server.engine.sequence import CodeFormat
-from higgs_server.types import SamplingParams
+from higgs_server.synthesizer import Synthesizer
+from higgs_server.types import InvalidRequest, SamplingParams
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINT = GOLDEN / "higgs-v2-tiny-original"
@@ -187,3 +188,22 @@ def test_the_same_codes_stay_in_play_as_with_transformers_warpers(
     # The two add probabilities up from opposite ends: one that lies on the very border may fall to either side.
     assert differing.max() <= 1
     assert differing.sum() <= 2
+
+
+def test_generate_codes_takes_its_arguments_in_the_documented_order() -> None:
+    case = next(case for case in CASES if case["name"] == "clone")
+    speech = Synthesizer.from_pretrained(CHECKPOINT, device="cpu", dtype="float32")
+    try:
+        prompt, clips, most = case["prompt"], case["reference_codes"], case["max_new_tokens"]
+        rows = speech.generate_codes(prompt, clips, np.int64(most), 0.0, 0, None)
+        np.testing.assert_array_equal(rows, case["greedy_delayed_codes"])
+        drawn = [speech.generate_codes(prompt, clips, most, 1.5, 7, seed=seed) for seed in (3, 3, 4)]
+        np.testing.assert_array_equal(drawn[0], drawn[1])
+        assert drawn[0].shape != drawn[2].shape or (drawn[0] != drawn[2]).any()
+        for wrong in ({"temperature": 3.0}, {"max_new_tokens": 0}, {"seed": -1}):
+            with pytest.raises(InvalidRequest, match=next(iter(wrong))):
+                speech.generate_codes(prompt, clips, **wrong)
+        with pytest.raises(InvalidRequest, match="Reference codes"):
+            speech.generate_codes(prompt, [np.full((4, 8), 0.5)], most)
+    finally:
+        speech.close()

@@ -141,7 +141,7 @@ class HiggsBackend:
                     ended = piece.finish_reason if ended == "stop" else ended
                     piece = replace(piece, finish_reason=ended if index + 1 == count else None)
                 yield replace(piece, chunk=index, chunks=count)
-            spoken[index] = np.concatenate(frames) if frames else np.zeros((0, 8), np.int64)
+            spoken[index] = np.concatenate(frames)
 
     def generate_codes(self, prompt: str, reference_codes: Sequence[Codes], sampling: SamplingParams) -> Codes:
         """Delayed rows [rows, codebooks] for a literal prompt, every guard off."""
@@ -220,7 +220,9 @@ class HiggsBackend:
                     yield AudioChunk(samples, finish_reason="guard")
                     return
                 yield AudioChunk(samples)
-            yield AudioChunk(silence.rest(), finish_reason=handle.finish_reason or "stop")
+            # Codes even where there were none: a model that ends at once has spoken zero frames.
+            none = np.zeros((0, handle.rows.shape[1]), np.int64)
+            yield AudioChunk(silence.rest(), codes=none, finish_reason=handle.finish_reason or "stop")
 
 
 class CodecOnDemand:

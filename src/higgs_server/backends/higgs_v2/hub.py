@@ -33,8 +33,8 @@ def resolve(
 ) -> Path:
     """The folder of `model`, a folder or a hub id; `flag` is the option it came from, for errors.
 
-    A download is resumed where it was cut off. A hub that cannot be reached is no error where its cache holds the
-    model whole. Raises LoadError otherwise, after one unanswered question and no retries.
+    A download that was cut off goes on with the files that are still missing. A hub that cannot be reached is no error
+    where its cache holds the model whole. Raises LoadError otherwise, after one unanswered question and no retries.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -81,9 +81,9 @@ def _download(model: str, patterns: Sequence[str], flag: str, revision: str | No
         return Path(snapshot_download(**wanted, tqdm_class=_bar(model, progress)))
     except Exception as error:
         raise LoadError(
-            f"The download of {model} broke off ({_first_line(error)}): start again to resume it, and check the free "
-            "disk space.",
-            f"{model} 下载中断（{_first_line(error)}）：重新启动即可续传，并请检查磁盘剩余空间。",
+            f"The download of {model} broke off ({_first_line(error)}): check the free disk "
+            "space and start again; files that are complete are kept.",
+            f"{model} 下载中断（{_first_line(error)}）：请检查磁盘剩余空间后重新启动，已完成的文件会保留。",
         ) from error
 
 

@@ -80,8 +80,8 @@ def _say(options: argparse.Namespace) -> int:
     text = sys.stdin.read() if options.text == "-" else options.text
     names = ("ref_audio", "scene_prompt", "seed", "temperature")
     fields = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    # Piece by piece, so that a text of any length is spoken to its end.
-    request = SpeechRequest.parse(text=text, chunk_method="word", **fields)
+    # Piece by piece, so that a long text is spoken to its end: max_new_tokens holds for each.
+    request = SpeechRequest.parse(text=text, chunk_method="word", chunk_max_word_num=100, **fields)
     if not options.output.absolute().parent.is_dir():
         print(f"{PROGRAM}: the folder {options.output.absolute().parent} does not exist", file=sys.stderr)
         return 1
@@ -106,6 +106,8 @@ def _say(options: argparse.Namespace) -> int:
         print(f"{PROGRAM}: {options.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     print(f"{options.output}: {speech.duration:.1f} s, model {model}, seed {speech.seed}")
+    if speech.finish_reason != "stop":
+        print(f"{PROGRAM}: part of the text was cut short ({speech.finish_reason})", file=sys.stderr)
     return 0
 
 

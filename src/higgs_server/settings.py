@@ -40,7 +40,8 @@ FILE = "higgs-server.toml"
 class BadSettings(SpeechError):
     """A flag, an environment variable or a line of the file that cannot be used; the message says which."""
 
-    code = "bad_settings"
+    status, code = 0, "bad_settings"
+    """No HTTP status: a server with such settings does not start."""
 
 
 class Settings(BaseSettings):

@@ -100,7 +100,7 @@ class SpeechBody(SamplingParams):
     ref_text: Annotated[str | None, Field(description="What that clip says.")] = None
     scene_prompt: Annotated[str | None, Field(description="A scene's name, as in `/generate`.")] = DEFAULT_SCENE
     chunk_method: Literal["speaker", "word"] | None = "word"
-    chunk_max_word_num: Annotated[int, Field(ge=1, le=10_000)] = 200
+    chunk_max_word_num: Annotated[int, Field(ge=1, le=10_000)] = 100
     chunk_max_num_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
     generation_chunk_buffer_size: Annotated[int | None, Field(ge=0, le=100)] = None
 

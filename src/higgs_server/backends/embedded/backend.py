@@ -170,6 +170,8 @@ class EmbeddedBackend:
         for sentence in _sentences(script):
             cancellation.check()
             pause = max(pause, sentence.pause)
+            if not left[sentence.chunk]:
+                continue
             fast = self._heart is not None and sentence.voice.pack == HEART and sentence.english
             for phonemes in _parts(_phonemes(sentence), early=not begun, most=MAX_PHONEMES if fast else MAX_TOKENS):
                 if not left[sentence.chunk]:

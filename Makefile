@@ -40,7 +40,7 @@ $(VENV)/.base: pyproject.toml requirements.lock | $(VENV)/bin/python
 $(VENV)/.all: pyproject.toml requirements.lock | $(VENV)/bin/python
 	$(PIP) -e '.[all,test]'
 	$(PIP) --no-deps resemblyzer
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' && $(PIP) --no-deps misaki || true
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then $(PIP) --no-deps misaki; fi
 	@touch $@ $(VENV)/.base
 
 test: $(VENV)/.all
@@ -57,6 +57,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.all
+	$(BIN)/python bench/embedded.py
 	$(BIN)/python bench/true_shape.py $(ARGS)
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import time
+from typing import Any
 
 import httpx
 import numpy as np
@@ -74,6 +75,26 @@ def test_the_same_seed_gives_the_same_audio_and_is_returned(client: httpx.Client
 def test_the_joined_stream_is_the_whole_answer_and_sound_comes_early(client: httpx.Client) -> None:
     body = {"text": SIX_SENTENCES, "seed": 7}
     whole = client.post("/generate", json=body).raise_for_status().json()
+    shares, found = [], []
+    # The least of three: a busy machine can only make the first sound late, never early.
+    for _ in range(3):
+        share, found = stream_timed(client, body)
+        shares.append(share)
+    assert min(shares) < 0.35
+    assert np.array_equal(streamed_samples(found), generated_samples(whole))
+    audio = [event for event in found if event["type"] == "audio"]
+    assert len(audio) >= 6
+    assert [event["index"] for event in audio] == list(range(len(audio)))
+    assert [event["type"] for event in found[-2:]] == ["done", "[DONE]"]
+    done = {name: value for name, value in found[-2].items() if name != "type"}
+    assert done == {name: value for name, value in whole.items() if name != "audio_base64"}
+    progress = [event["seconds"] for event in found if event["type"] == "progress"]
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(whole["duration"], abs=0.001)
+
+
+def stream_timed(client: httpx.Client, body: dict[str, Any]) -> tuple[float, list[dict[str, Any]]]:
+    """The share of the whole time at which the first sound came, and all events."""
     started = time.perf_counter()
     first_audio = 0.0
     found = []
@@ -85,18 +106,7 @@ def test_the_joined_stream_is_the_whole_answer_and_sound_comes_early(client: htt
             if event["type"] == "audio" and not first_audio:
                 first_audio = time.perf_counter() - started
             found.append(event)
-    total = time.perf_counter() - started
-    assert np.array_equal(streamed_samples(found), generated_samples(whole))
-    audio = [event for event in found if event["type"] == "audio"]
-    assert len(audio) >= 6
-    assert [event["index"] for event in audio] == list(range(len(audio)))
-    assert first_audio < 0.35 * total
-    assert [event["type"] for event in found[-2:]] == ["done", "[DONE]"]
-    done = {name: value for name, value in found[-2].items() if name != "type"}
-    assert done == {name: value for name, value in whole.items() if name != "audio_base64"}
-    progress = [event["seconds"] for event in found if event["type"] == "progress"]
-    assert progress == sorted(progress)
-    assert progress[-1] == pytest.approx(whole["duration"], abs=0.001)
+    return first_audio / (time.perf_counter() - started), found
 
 
 def test_max_new_tokens_ends_the_speech(client: httpx.Client) -> None:

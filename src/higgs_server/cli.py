@@ -74,7 +74,7 @@ def _say(options: argparse.Namespace) -> int:
     from higgs_server.doctor import best_model
     from higgs_server.synthesizer import Synthesizer, join
     from higgs_server.telemetry import progress_bar, set_up_logging
-    from higgs_server.types import SpeechRequest
+    from higgs_server.types import SAMPLING_RATE, SpeechRequest
 
     set_up_logging("WARNING", None)
     text = sys.stdin.read() if options.text == "-" else options.text
@@ -97,7 +97,7 @@ def _say(options: argparse.Namespace) -> int:
     ) as bar:
         for piece in synthesizer.perform(script):
             pieces.append(piece)
-            bar.update(len(piece.samples) / 24_000)
+            bar.update(len(piece.samples) / SAMPLING_RATE)
     synthesizer.close()
     speech = join(script, pieces)
     try:

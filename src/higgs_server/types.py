@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SAMPLING_RATE = 24_000
 """Samples a second of everything spoken here: mono, both models' native rate."""
+FRAMES_PER_SECOND = 25
+"""Codec frames of Higgs Audio v2 a second: the unit of max_new_tokens and of usage, whichever model speaks."""
 
 DEFAULT_SCENE = "quiet_indoor"
 MAX_SEED = 2**63 - 1

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from docs.page import ROOT, Block, Page
-from higgs_server.audio.decode import decode_file
+from higgs_server.audio.decode import decode
 from higgs_server.types import SpeechRequest
 from server_process import ServerProcess
 
@@ -107,7 +107,7 @@ def _samples(file: Path) -> np.ndarray:
     if file.suffix == ".pcm":
         return np.frombuffer(file.read_bytes(), "<i2").astype(np.int32)
     if file.suffix != ".wav":
-        return (decode_file(file).samples * 32767).astype(np.int32)
+        return (decode(file.read_bytes()).samples * 32767).astype(np.int32)
     with wave.open(str(file)) as sound:
         assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (24_000, 1, 2)
         return np.frombuffer(sound.readframes(sound.getnframes()), "<i2").astype(np.int32)

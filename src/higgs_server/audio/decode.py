@@ -7,7 +7,6 @@ that would open other files or hosts.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 
@@ -60,15 +59,6 @@ def decode(data: bytes, *, max_seconds: float | None = None, param: str = "ref_a
     if not len(samples):
         raise _bad(param, "there is no sound in it")
     return Clip(np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0))
-
-
-def decode_file(file: Path, param: str = "ref_audio") -> Clip:
-    """A clip of the voice library. Raises BadAudio where the file cannot be read."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise _bad(param, f"{file.name} cannot be read ({error.strerror})") from None
-    return decode(data, param=param)
 
 
 def _decode(data: bytes, container: str, max_seconds: float | None, param: str) -> list[Samples]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from higgs_server.types import SAMPLING_RATE, Samples
+from higgs_server.types import FRAMES_PER_SECOND, SAMPLING_RATE, Samples
 
 SILENCE_LEVEL = 10 ** (-60 / 20)
 """A block whose loudest sample is below -60 dBFS is silent."""
-BLOCK = SAMPLING_RATE // 25
+BLOCK = SAMPLING_RATE // FRAMES_PER_SECOND
 """Samples judged together (40 ms, one codec frame)."""
 
 

@@ -105,10 +105,7 @@ def as_speech_error(error: Exception) -> SpeechError:
     if isinstance(error, SpeechError):
         return error
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return MalformedBody("The body is not valid JSON.", "请求体不是有效的 JSON。")
-        return invalid_request(first)
+        return invalid_request(error.errors()[0])
     if isinstance(error, HTTPException):
         detail = str(error.detail)
         found = InvalidRequest(detail, code=_HTTP_CODES.get(error.status_code, "invalid_request"))

@@ -6,14 +6,13 @@ import logging
 import threading
 from dataclasses import dataclass
 
+from higgs_server.backends import USE_EMBEDDED
 from higgs_server.settings import EMBEDDED, Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.telemetry import progress_bar
 from higgs_server.types import LoadError, NotReady, SpeechError
 
 log = logging.getLogger(__name__)
-
-INSTEAD = "python api_server.py --model-path embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +107,8 @@ class ServedModel:
     def _fail(self, error: SpeechError) -> None:
         if EMBEDDED not in str(error) and self._settings.model_path != EMBEDDED:
             error = LoadError(
-                f"{error} Meanwhile the embedded voice speaks: `{INSTEAD}`.",
-                f"{error.zh}可先用内置语音：`{INSTEAD}`。",
+                f"{error} Meanwhile the embedded voice speaks: `{USE_EMBEDDED}`.",
+                f"{error.zh}可先用内置语音：`{USE_EMBEDDED}`。",
                 code=error.code,
             )
         self.state = LoadState("failed", "failed", self.state.fraction, error)

@@ -32,6 +32,7 @@ from higgs_server.synthesizer import Synthesizer
 from higgs_server.text.chunk import count_words
 from higgs_server.types import (
     DEFAULT_SCENE,
+    FRAMES_PER_SECOND,
     SAMPLING_RATE,
     AudioChunk,
     Feature,
@@ -63,9 +64,6 @@ OPENAI_VOICES = {
 """OpenAI's voices by the shipped ones that come nearest; a voice of the library with such a name goes first."""
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that clients insist on; whatever `model` says, the loaded model speaks."""
-
-FRAMES_PER_SECOND = 25
-"""Output tokens are the real model's frames, whatever speaks."""
 
 ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 

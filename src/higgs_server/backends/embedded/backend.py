@@ -24,6 +24,7 @@ from higgs_server.text.language import Language, dominant_language, split_langua
 from higgs_server.text.sentences import split_sentences
 from higgs_server.types import (
     DEFAULT_SCENE,
+    FRAMES_PER_SECOND,
     SAMPLING_RATE,
     AudioChunk,
     Cancellation,
@@ -46,7 +47,7 @@ _NOTE = (
     "and temperature, top_k, top_p, seed and ras_* change nothing. "
     f"For Higgs Audio v2 start `{INSTEAD}` (with the extra [higgs]; a GPU is advised)."
 )
-_SAMPLES_PER_TOKEN = SAMPLING_RATE // 25
+_SAMPLES_PER_TOKEN = SAMPLING_RATE // FRAMES_PER_SECOND
 """`max_new_tokens` counts frames of the real model, 25 a second."""
 _CLAUSE, _SENTENCE, _TURN, _PARAGRAPH = 0.12, 0.32, 0.45, 0.6
 """Seconds of pause, besides the 0.09 s that every piece keeps around itself."""

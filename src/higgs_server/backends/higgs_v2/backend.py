@@ -29,6 +29,7 @@ from higgs_server.engine.sequence import positions_of
 from higgs_server.engine.silence import SilenceGuard
 from higgs_server.text.duration import slow_seconds
 from higgs_server.types import (
+    FRAMES_PER_SECOND,
     AudioChunk,
     Cancellation,
     Codes,
@@ -42,7 +43,6 @@ from higgs_server.types import (
     Script,
 )
 
-FRAMES_PER_SECOND = 25
 OWN_CODEC = "codec"
 """A model folder may carry its codec in a folder of this name."""
 DEFAULT_CODEC = LoadOptions(model_path="").audio_tokenizer_path

@@ -9,14 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from higgs_server.types import Progress
-
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The request being served in this context; `-` outside of one."""
+from higgs_server.types import SAMPLING_RATE, AudioChunk, FinishReason, Progress
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
 _FORMAT = "%(asctime)s %(levelname)-7s [%(request_id)s] %(name)s: %(message)s"
@@ -24,7 +22,7 @@ _FORMAT = "%(asctime)s %(levelname)-7s [%(request_id)s] %(name)s: %(message)s"
 
 class _RequestIdFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
+        record.request_id = current_request.get().id
         return True
 
 
@@ -60,6 +58,35 @@ class Clock:
     def seconds(self) -> float:
         """Elapsed so far."""
         return time.perf_counter() - self._start
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request from its arrival on: whose it is and how it goes. Whoever learns something writes it down here."""
+
+    id: str = "-"
+    caller: str = "-"
+    """Who shares one turn in the queue: the name of an API key, else the client's address."""
+    clock: Clock = field(default_factory=Clock)
+    deadline: float | None = None
+    """Seconds after arrival from which on nobody waits for the answer; None for no end."""
+    queued: float | None = None
+    """Seconds it waited for its turn, None where it never had one."""
+    first_audio: float | None = None
+    """Seconds from arrival to the first sound."""
+    audio_seconds: float = 0.0
+    finish_reason: FinishReason | None = None
+
+    def hear(self, piece: AudioChunk) -> None:
+        """Notes a piece of sound that was made for this request."""
+        if self.first_audio is None and len(piece.samples):
+            self.first_audio = self.clock.seconds()
+        self.audio_seconds += len(piece.samples) / SAMPLING_RATE
+        self.finish_reason = piece.finish_reason or self.finish_reason
+
+
+current_request: ContextVar[RequestRecord] = ContextVar("current_request", default=RequestRecord())  # noqa: B039
+"""The request being served in this context; one called `-` outside of any."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_server.server.errors import Unauthorized, error_response, unexpected
 from higgs_server.settings import Settings
-from higgs_server.telemetry import Clock, request_id
+from higgs_server.telemetry import RequestRecord, current_request
 from higgs_server.types import SpeechError, TooLarge
 
 log = logging.getLogger("higgs_server.access")
@@ -44,10 +44,8 @@ class Edge:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        identity = given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8)
-        token = request_id.set(identity)
-        clock = Clock()
-        scope.setdefault("state", {})["clock"] = clock
+        record = RequestRecord(given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8), caller=_address(scope))
+        token = current_request.set(record)
         status = 0
         received = 0
         unread = True
@@ -65,7 +63,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = identity
+                MutableHeaders(scope=message)["x-request-id"] = record.id
             await send(message)
 
         try:
@@ -83,12 +81,12 @@ class Edge:
         finally:
             # Quoted, so that no path can write a line of its own into the log.
             path = quote(scope["path"])
-            log.info("%s %s %s %.3fs", scope["method"], path, status or "closed", clock.seconds())
-            request_id.reset(token)
+            log.info("%s %s %s %.3fs", scope["method"], path, status or "closed", record.clock.seconds())
+            current_request.reset(token)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        token = request_id.set(secrets.token_hex(8))
-        clock = Clock()
+        record = RequestRecord(secrets.token_hex(8), caller=_address(scope))
+        token = current_request.set(record)
         try:
             try:
                 self._check(scope["path"], Headers(scope=scope))
@@ -99,8 +97,8 @@ class Edge:
                 return
             await self._app(scope, receive, send)
         finally:
-            log.info("WEBSOCKET %s %.3fs", scope["path"], clock.seconds())
-            request_id.reset(token)
+            log.info("WEBSOCKET %s %.3fs", quote(scope["path"]), record.clock.seconds())
+            current_request.reset(token)
 
     def _check(self, path: str, headers: Headers) -> None:
         if self._key and path not in _OPEN_PATHS:
@@ -128,3 +126,8 @@ class Edge:
             unread += len(message.get("body", b""))
             if message["type"] == "http.disconnect" or not message.get("more_body"):
                 return
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "-"

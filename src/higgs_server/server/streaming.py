@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from higgs_server.synthesizer import Synthesizer
+from higgs_server.telemetry import current_request
 from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 
 _WAITING_CHUNKS = 8
@@ -34,6 +35,7 @@ async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[Audio
     room = threading.Semaphore(_WAITING_CHUNKS)
     cancellation = Cancellation()
     cancellation.on_cancel(room.release)
+    record = current_request.get()
 
     def put(item: object) -> None:
         # A loop that is closed has no client left.
@@ -61,6 +63,7 @@ async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[Audio
             if isinstance(item, Exception):
                 raise item
             assert isinstance(item, AudioChunk)
+            record.hear(item)
             yield item
     finally:
         cancellation.cancel()

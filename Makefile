@@ -16,12 +16,13 @@ EXTRA := [higgs]
 MODEL :=
 endif
 
-.PHONY: help serve setup test lint format bench clean
+.PHONY: help serve setup test soak lint format bench clean
 
 help:
 	@echo "make serve   start the server (PORT=, ARGS=)     make test   run every test"
 	@echo "make setup   .venv with everything               make lint   ruff, mypy, import-linter"
-	@echo "make bench   measure                             make clean  remove .venv"
+	@echo "make bench   measure                             make soak   load and chaos, for long"
+	@echo "make clean   remove .venv"
 
 serve: $(VENV)/.base
 	$(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
@@ -43,8 +44,13 @@ $(VENV)/.all: pyproject.toml requirements.lock | $(VENV)/bin/python
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then $(PIP) --no-deps misaki; fi
 	@touch $@ $(VENV)/.base
 
+# Two at a time, a file's tests together: they share its servers.
 test: $(VENV)/.all
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Hours of load, chaos and fuzzing; one test at a time has the machine.
+soak: $(VENV)/.all
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

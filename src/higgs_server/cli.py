@@ -72,8 +72,9 @@ def _say(options: argparse.Namespace) -> int:
 
     from higgs_server.audio import wav
     from higgs_server.doctor import best_model
+    from higgs_server.logs import set_up_logging
     from higgs_server.synthesizer import Synthesizer, join
-    from higgs_server.telemetry import progress_bar, set_up_logging
+    from higgs_server.telemetry import progress_bar
     from higgs_server.types import SAMPLING_RATE, SpeechRequest
 
     set_up_logging("WARNING", None)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_server import __version__
+from higgs_server.logs import set_up_logging
 from higgs_server.settings import EMBEDDED, Settings
-from higgs_server.telemetry import set_up_logging
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,7 +25,7 @@ def app() -> FastAPI:
     from higgs_server.server.app import create_app
 
     settings = Settings()
-    set_up_logging(settings.log_level, settings.log_file)
+    set_up_logging(settings.log_level, settings.log_file, settings.log_format)
     return create_app(settings)
 
 
@@ -33,7 +33,7 @@ def serve(settings: Settings) -> int:
     """Serves until a signal ends it. Returns the exit status."""
     import uvicorn
 
-    set_up_logging(settings.log_level, settings.log_file)
+    set_up_logging(settings.log_level, settings.log_file, settings.log_format)
     log.info("higgs-audio-server %s, model %s", __version__, settings.model_path)
     if settings.model_path == EMBEDDED:
         log.warning("this is the small EMBEDDED voice, not Higgs Audio: it cannot clone voices or follow a scene")

@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severity that is logged. Users' texts appear at DEBUG only."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Lines for people, or a JSON object a line for programs."
+    )
     max_text_length: int = Field(100_000, ge=1, description="Longest text of a request, in characters.")
     max_upload_mb: int = Field(25, ge=1, description="Largest upload in MB.")
     max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from higgs_server import __version__
+from higgs_server.logs import log_request
 from higgs_server.server import conversation, errors, native, openai, ops
 from higgs_server.server.edge import Edge
 from higgs_server.server.model import ServedModel
@@ -31,10 +32,10 @@ def create_app(settings: Settings) -> FastAPI:
         model.close()
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
-    app.include_router(native.routes(settings, model))
-    app.include_router(openai.routes(settings, model))
-    app.include_router(conversation.routes(settings, model))
-    app.include_router(ops.routes(settings, model))
+    routers = [part.routes(settings, model) for part in (native, openai, conversation, ops)]
+    for router in routers:
+        app.include_router(router)
     errors.install(app)
-    app.add_middleware(Edge, settings=settings)
+    endpoints = frozenset(route.path for router in routers for route in router.routes)
+    app.add_middleware(Edge, settings=settings, observers=(log_request,), endpoints=endpoints)
     return app

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing, suppress
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from higgs_server.server.model import ServedModel
 from higgs_server.server.openai import EncodedSpeech, SpeechBody, plan_speech
 from higgs_server.server.streaming import speak
 from higgs_server.settings import Settings
+from higgs_server.telemetry import current_request
 from higgs_server.text.sentences import sentence_ends
 from higgs_server.types import SAMPLING_RATE, InvalidRequest, SpeechError, TooLarge, invalid_request
 
@@ -113,12 +115,13 @@ class Conversation:
         while (sentence := await self._sentences.get()) is not _END:
             if not sentence.strip():
                 continue
-            try:
-                await self._speak(sentence.strip(), index)
-            except (WebSocketDisconnect, asyncio.CancelledError):
-                raise
-            except Exception as error:
-                await self._send_error(as_speech_error(error))
+            with _recorded(index):
+                try:
+                    await self._speak(sentence.strip(), index)
+                except (WebSocketDisconnect, asyncio.CancelledError):
+                    raise
+                except Exception as error:
+                    await self._send_error(as_speech_error(error))
             index += 1
         await self._send({"type": "session.done"})
 
@@ -138,6 +141,20 @@ class Conversation:
 
     async def _send_error(self, error: SpeechError) -> None:
         await self._send({**openai_error_body(error)["error"], "type": "error"})
+
+
+@contextmanager
+def _recorded(index: int) -> Iterator[None]:
+    """A sentence is a request of its own to the log, the queue and the metrics; its clock starts with its turn."""
+    record = current_request.get().part(index)
+    token = current_request.set(record)
+    try:
+        yield
+        record.complete = True
+        record.status = record.error.status if record.error else 200
+    finally:
+        current_request.reset(token)
+        record.end()
 
 
 def routes(settings: Settings, model: ServedModel) -> APIRouter:

@@ -5,20 +5,18 @@ Pure ASGI, so that a closed connection and a stream pass through untouched.
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
-from urllib.parse import quote
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from higgs_server.server.access import Access
 from higgs_server.server.errors import Unauthorized, error_response, unexpected
 from higgs_server.settings import Settings
-from higgs_server.telemetry import RequestRecord, current_request
+from higgs_server.telemetry import Observer, RequestRecord, current_request
 from higgs_server.types import SpeechError, TooLarge
-
-log = logging.getLogger("higgs_server.access")
 
 _OPEN_PATHS = {"/health"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -28,8 +26,17 @@ MAX_UNREAD_BYTES = 64 * 2**20
 class Edge:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        observers: tuple[Observer, ...] = (),
+        endpoints: Collection[str] = frozenset(),
+    ) -> None:
+        """`observers` are told of the end of each request; `endpoints` are the templates of the known routes."""
         self._app = app
+        self._observers = observers
+        self._endpoints = endpoints
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._key = key.encode()
         self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
@@ -44,7 +51,9 @@ class Edge:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        record = RequestRecord(given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8), caller=_address(scope))
+        request_id = given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8)
+        record = RequestRecord(request_id, caller=_address(scope), observers=self._observers)
+        access = Access(record, scope, self._endpoints)
         token = current_request.set(record)
         status = 0
         received = 0
@@ -64,6 +73,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = record.id
+            access.sent(message)
             await send(message)
 
         try:
@@ -71,33 +81,39 @@ class Edge:
             await self._app(scope, limited_receive, observed_send)
         except Exception as error:
             if status:
+                record.error = record.error or (error if isinstance(error, SpeechError) else SpeechError(str(error)))
                 raise
-            known = error if isinstance(error, SpeechError) else unexpected(error)
+            known = record.error = error if isinstance(error, SpeechError) else unexpected(error)
             # What is left of the body is read, within reason: closing on a client that is still sending would reset
             # the connection, and the answer would be lost.
             if unread:
                 await self._drain(receive, headers)
             await error_response(known, headers, scope["path"])(scope, receive, observed_send)
         finally:
-            # Quoted, so that no path can write a line of its own into the log.
-            path = quote(scope["path"])
-            log.info("%s %s %s %.3fs", scope["method"], path, status or "closed", record.clock.seconds())
+            access.done()
             current_request.reset(token)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(secrets.token_hex(8), caller=_address(scope))
+        record = RequestRecord(secrets.token_hex(8), caller=_address(scope), observers=self._observers)
+        access = Access(record, scope, self._endpoints)
         token = current_request.set(record)
+
+        async def observed_send(message: Message) -> None:
+            access.sent(message)
+            await send(message)
+
         try:
             try:
                 self._check(scope["path"], Headers(scope=scope))
-            except Unauthorized:
+            except Unauthorized as error:
+                record.error = error
                 # Closed before it is accepted: the client sees HTTP 403.
                 await receive()
-                await send({"type": "websocket.close", "code": 1008})
+                await observed_send({"type": "websocket.close", "code": 1008})
                 return
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, observed_send)
         finally:
-            log.info("WEBSOCKET %s %.3fs", quote(scope["path"]), record.clock.seconds())
+            access.done()
             current_request.reset(token)
 
     def _check(self, path: str, headers: Headers) -> None:

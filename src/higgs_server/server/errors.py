@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from higgs_server.server.streaming import ClientGone
+from higgs_server.telemetry import current_request
 from higgs_server.types import InvalidRequest, NotReady, SpeechError, invalid_request
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,12 @@ def unexpected(error: Exception) -> SpeechError:
 
 
 def as_speech_error(error: Exception) -> SpeechError:
-    """Any exception of an endpoint as one that can be shown."""
+    """Any exception of an endpoint as one that can be shown; the request's record knows of it from here on."""
+    found = current_request.get().error = _shown(error)
+    return found
+
+
+def _shown(error: Exception) -> SpeechError:
     if isinstance(error, SpeechError):
         return error
     if isinstance(error, RequestValidationError):

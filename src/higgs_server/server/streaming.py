@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -43,12 +44,15 @@ async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[Audio
             loop.call_soon_threadsafe(queue.put_nowait, item)
 
     def perform() -> None:
+        started = time.perf_counter()
         try:
             for piece in synthesizer.perform(script, cancellation):
+                record.generating += time.perf_counter() - started
                 put(piece)
                 room.acquire()
                 if cancellation.cancelled:
                     return
+                started = time.perf_counter()
             put(_END)
         except Cancelled:
             put(ClientGone())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from higgs_server import __version__
 from higgs_server.logs import set_up_logging
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
+
+_TRANSPORT: dict[str, Any] = {"loop": "asyncio", "http": "h11", "ws": "websockets", "log_config": None}
+"""uvicorn's own choice would depend on which other packages happen to be installed."""
 
 
 def app() -> FastAPI:
@@ -46,14 +49,12 @@ def serve(settings: Settings) -> int:
             port=settings.port,
             reload=True,
             reload_dirs=[str(Path(__file__).parent)],
-            log_config=None,
+            **_TRANSPORT,
         )
         return 0
     from higgs_server.server.app import create_app
 
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_config=None)
-    )
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **_TRANSPORT))
     # Once it has ended, uvicorn raises the signal again that ended it; an ordered end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):

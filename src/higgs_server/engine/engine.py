@@ -11,36 +11,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from higgs_server.engine.guard import REPEAT_LIMIT
 from higgs_server.engine.handle import Handle
-from higgs_server.engine.interface import FrameModel, Run
+from higgs_server.engine.interface import EngineStats, FrameModel, Run
 from higgs_server.engine.runner import Runner, Ticket
 from higgs_server.engine.scheduler import Scheduler
 from higgs_server.engine.sequence import Sequence, positions_of
+from higgs_server.telemetry import Tally
 from higgs_server.types import Cancelled, InvalidRequest, NotReady, SamplingParams, SpeechError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What the engine does at the moment, for metrics."""
-
-    slots: int
-    running: int
-    waiting: int
-    steps: int
-    """Decode steps since the start."""
-    rows: int
-    """Rows drawn and read since the start, of all sequences."""
-    batch: int
-    """Sequences in the last decode step."""
-    step_seconds: float
-    """How long the last round took: prefill pieces, decode step, reading."""
-    prefix_hits: int
-    prefix_misses: int
+STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
+"""Buckets around 0.04: a frame is that much sound."""
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Engine:
@@ -66,13 +53,14 @@ class Engine:
         self._scheduler = Scheduler(slots, prefill_budget or (512 if model.device.type == "cuda" else 64))
         self._handles: dict[Sequence, Handle] = {}
         self._tickets: deque[Ticket] = deque()
-        self._steps = self._rows = self._batch = 0
+        self._rows = 0
+        self._step_seconds, self._batches = Tally(STEP_SECONDS), Tally(BATCHES)
 
         self._wake = threading.Condition()
         self._submitted: deque[tuple[Sequence, Handle]] = deque()
         self._cancelled: deque[Sequence] = deque()
         self._closed: NotReady | None = None
-        self._publish(0.0)
+        self._publish()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -168,8 +156,10 @@ class Engine:
         try:
             while self._take_orders():
                 started = time.perf_counter()
-                self._round()
-                self._publish(time.perf_counter() - started)
+                if batch := self._round():
+                    self._step_seconds.add(time.perf_counter() - started)
+                    self._batches.add(batch)
+                self._publish()
         except Exception as error:
             logger.exception("the engine stopped")
             failure = self._closed = NotReady(
@@ -182,7 +172,7 @@ class Engine:
             self._scheduler.remove(sequence)
             handle.end(failure)
         self._handles.clear()
-        self._publish(0.0)
+        self._publish()
         self._runner.free()
 
     def _take_orders(self) -> bool:
@@ -201,8 +191,11 @@ class Engine:
             self._drop(sequence, Cancelled())
         return not closed
 
-    def _round(self) -> None:
-        """Admits, prefills within the budget, launches a decode step, and reads what has been drawn."""
+    def _round(self) -> int:
+        """Admits, prefills within the budget, launches a decode step, and reads what has been drawn.
+
+        Returns how many sequences the decode step had; 0 for none.
+        """
         self._scheduler.admit()
         for piece in self._scheduler.pieces():
             if piece.sequence not in self._handles:  # an earlier piece of it failed
@@ -220,12 +213,11 @@ class Engine:
                 self._tickets.append(self._runner.decode(drawing, self._scheduler.running))
             except Exception as error:  # nothing says whose fault it is
                 self._fail(drawing, error)
-        self._steps += bool(drawing)
-        self._batch = len(drawing)
         # The last ticket may stay unread while the device works on it, as long as something follows it.
         lookahead = self._runner.lookahead if drawing else 0
         while len(self._tickets) > lookahead:
             self._read(self._tickets.popleft())
+        return len(drawing)
 
     def _read(self, ticket: Ticket) -> None:
         """Hands the rows of a ticket to their sequences."""
@@ -271,18 +263,19 @@ class Engine:
         finally:
             handle.end(failure)
 
-    def _publish(self, seconds: float) -> None:
+    def _publish(self) -> None:
         """Brings the statistics up to date."""
         stats = EngineStats(
             slots=self.slots,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            steps=self._steps,
             rows=self._rows,
-            batch=self._batch,
-            step_seconds=seconds,
+            step_seconds=self._step_seconds,
+            batches=self._batches,
             prefix_hits=self._runner.prefixes.hits,
             prefix_misses=self._runner.prefixes.misses,
+            prefixes=len(self._runner.prefixes),
+            prefix_bytes=self._runner.prefixes.bytes,
         )
         with self._wake:
             self._stats = stats

@@ -7,15 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 
+from higgs_server.telemetry import Tally
 from higgs_server.types import AudioChunk, Cancellation, ModelInfo, Script
 
 if TYPE_CHECKING:
     import torch
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine does at the moment, for metrics. Counts are since its start; a Tally goes on counting."""
+
+    slots: int
+    running: int
+    waiting: int
+    rows: int
+    """Rows drawn and read, of all sequences."""
+    step_seconds: Tally
+    """Rounds with a decode step: prefill pieces, step, reading. What a running utterance waits for its next row."""
+    batches: Tally
+    """Sequences in a decode step."""
+    prefix_hits: int
+    prefix_misses: int
+    prefixes: int
+    """Kept at present."""
+    prefix_bytes: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """What a backend with an engine does at the moment, for metrics."""
+
+    engine: EngineStats
+    clip_hits: int
+    """Reference clips that were codec frames already."""
+    clip_misses: int
+    gpu_bytes: int | None = None
+    """Device memory this process holds; None without a GPU."""
 
 
 class Backend(Protocol):
@@ -28,6 +63,9 @@ class Backend(Protocol):
 
     def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
         """Speaks. The last chunk carries the finish reason. Raises Cancelled soon after a cancellation."""
+
+    def stats(self) -> BackendStats | None:
+        """A snapshot; None where no engine runs."""
 
     def close(self) -> None:
         """Stops threads and frees memory; what is being spoken ends with Cancelled."""

@@ -13,6 +13,7 @@ from higgs_server import __version__
 from higgs_server.logs import log_request
 from higgs_server.server import conversation, errors, native, openai, ops
 from higgs_server.server.edge import Edge
+from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
 from higgs_server.settings import Settings
 
@@ -22,6 +23,7 @@ DESCRIPTION = "Text in, speech out: a self-hosted speech server around Higgs Aud
 def create_app(settings: Settings) -> FastAPI:
     """The whole server. The model begins to load once the port is about to open, and answers 503 until then."""
     model = ServedModel(settings)
+    metrics = Metrics(model)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,10 +34,11 @@ def create_app(settings: Settings) -> FastAPI:
         model.close()
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
-    routers = [part.routes(settings, model) for part in (native, openai, conversation, ops)]
+    routers = [part.routes(settings, model) for part in (native, openai, conversation)]
+    routers.append(ops.routes(settings, model, metrics))
     for router in routers:
         app.include_router(router)
     errors.install(app)
     endpoints = frozenset(route.path for router in routers for route in router.routes)
-    app.add_middleware(Edge, settings=settings, observers=(log_request,), endpoints=endpoints)
+    app.add_middleware(Edge, settings=settings, observers=(log_request, metrics.observe), endpoints=endpoints)
     return app

@@ -1,20 +1,21 @@
-"""Endpoints for those who run the server: `/health` and `/ready`, and what `/` says to programs."""
+"""Endpoints for those who run the server: `/health`, `/ready` and `/metrics`, and what `/` says to programs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from higgs_server import __version__
 from higgs_server.server.errors import message_for, prefers_english
+from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
 from higgs_server.server.schemas import Readiness
 from higgs_server.settings import Settings
 
 
-def routes(settings: Settings, model: ServedModel) -> APIRouter:
+def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRouter:
     """The router of the operations endpoints."""
     router = APIRouter(tags=["operations"])
 
@@ -43,6 +44,12 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         )
         headers = {"Retry-After": "2"} if state.status == "loading" else None
         return JSONResponse(body.model_dump(), 200 if state.status == "ready" else 503, headers)
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    def metrics(request: Request) -> Response:
+        """Counts, times and states for Prometheus; OpenMetrics where `Accept` asks for it."""
+        text, content_type = measured.export(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     @router.get("/")
     async def root(request: Request) -> dict[str, Any]:

@@ -158,6 +158,9 @@ class EmbeddedBackend:
         ended: FinishReason = "stop" if all(left.values()) else "length"
         yield AudioChunk(silence(_END)[: left[chunk]], chunk, chunks, finish_reason=ended)
 
+    def stats(self) -> None:
+        """No engine runs here."""
+
     def close(self) -> None:
         """Idempotent."""
         self._closed = True

@@ -24,7 +24,7 @@ from higgs_server.backends.higgs_v2.prompt import AudioForm, compose_chunk
 from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer
 from higgs_server.engine.codec_stream import CodecWorker
 from higgs_server.engine.engine import Engine
-from higgs_server.engine.interface import Run
+from higgs_server.engine.interface import BackendStats, Run
 from higgs_server.engine.sequence import positions_of
 from higgs_server.engine.silence import SilenceGuard
 from higgs_server.text.duration import slow_seconds
@@ -150,6 +150,11 @@ class HiggsBackend:
             for _ in handle:
                 pass
             return handle.rows
+
+    def stats(self) -> BackendStats:
+        """Engine, clips and the device's memory."""
+        gpu = torch.cuda.memory_reserved(self.info.device) if self.info.device.startswith("cuda") else None
+        return BackendStats(self._engine.stats(), self._clips.hits, self._clips.misses, gpu)
 
     def close(self) -> None:
         """Ends the engine and the codec; what is being spoken ends with Cancelled."""

@@ -24,6 +24,8 @@ class ClipCodes:
 
     def __init__(self, codec: Callable[[], Codec]) -> None:
         """`codec` gives the codec; it is asked only when a clip is encoded for the first time."""
+        self.hits = 0
+        self.misses = 0
         self._codec = codec
         self._kept: OrderedDict[bytes, Codes] = OrderedDict()
         self._lock = threading.Lock()
@@ -41,6 +43,7 @@ class ClipCodes:
         with self._encoding:
             if (codes := self._get(key)) is not None:
                 return codes
+            self.misses += 1
             codes = self._codec().encode(samples())
         if not len(codes):
             raise BadAudio(
@@ -57,6 +60,7 @@ class ClipCodes:
     def _get(self, key: bytes) -> Codes | None:
         with self._lock:
             if key in self._kept:
+                self.hits += 1
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 

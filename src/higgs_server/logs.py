@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("higgs_server.access")
 
 _TEXT = "%(asctime)s %(levelname)-7s [%(request_id)s] %(name)s: %(message)s"
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+"""What some reader takes for the end of a line, or a terminal for a command, as JSON writes it."""
+_LONGEST_LINE = 2**16
 _NOISY = ("httpx", "httpcore", "urllib3", "filelock", "libav", "opentelemetry")
 
 
@@ -34,7 +39,7 @@ def set_up_logging(level: str, log_file: Path | None, log_format: LogFormat = "t
         except OSError as error:
             problem = error
     for handler in handlers:
-        handler.setFormatter(_JsonLine() if log_format == "json" else logging.Formatter(_TEXT))
+        handler.setFormatter(_JsonLine() if log_format == "json" else _TextLine(_TEXT))
         handler.addFilter(_with_request_id)
     logging.basicConfig(level=level, handlers=handlers, force=True)
     logging.captureWarnings(True)
@@ -76,6 +81,13 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
+class _TextLine(logging.Formatter):
+    """One line for people: nothing in a message begins another, or moves the cursor of who reads it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).translate(_ESCAPED)
+
+
 class _JsonLine(logging.Formatter):
     """One JSON object a line."""
 
@@ -92,7 +104,7 @@ class _JsonLine(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, ensure_ascii=False, default=str).translate(_ESCAPED)
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
@@ -120,9 +132,21 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
             return
+        self._cut_off()
         self._lost += 1
         if self._lost == 1:
             log.error("%s cannot be written (%s): what is logged goes to the console only", self.baseFilename, error)
+
+    def _cut_off(self) -> None:
+        """Drops what is left of a line that was not written whole; the next line opens the file anew."""
+        stream, self.stream = self.stream, None
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
+        with suppress(OSError), open(self.baseFilename, "rb+") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE)
+            file.seek(start)
+            file.truncate(start + file.read(_LONGEST_LINE).rfind(b"\n") + 1)
 
     def doRollover(self) -> None:
         try:

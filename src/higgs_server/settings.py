@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal, Self
@@ -21,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -35,6 +37,7 @@ HIGGS = "bosonai/higgs-audio-v2-generation-3B-base"
 EMBEDDED = "embedded"
 ENV_PREFIX = "HIGGS_SERVER_"
 FILE = "higgs-server.toml"
+TRACING_PACKAGES = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
 
 
 class BadSettings(SpeechError):
@@ -106,6 +109,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="Lines for people, or a JSON object a line for programs."
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="OpenTelemetry collector to send a span a request to (OTLP over HTTP), such as "
+        "http://localhost:4318; needs the extra [tracing].",
+    )
     max_text_length: int = Field(100_000, ge=1, description="Longest text of a request, in characters.")
     max_upload_mb: int = Field(25, ge=1, description="Largest upload in MB.")
     max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")
@@ -124,6 +133,16 @@ class Settings(BaseSettings):
     @classmethod
     def _no_log_file(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _tracing_installed(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and any(find_spec(name) is None for name in TRACING_PACKAGES):
+            raise PydanticCustomError(
+                "extra_missing",
+                "traces need packages that are not installed: pip install 'higgs-audio-server[tracing]'",
+            )
+        return endpoint
 
     @field_validator("voice_prompts_dir", "scene_prompts_dir")
     @classmethod

@@ -16,6 +16,7 @@ from higgs_server.server.edge import Edge
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
 from higgs_server.settings import Settings
+from higgs_server.tracing import Tracing
 
 DESCRIPTION = "Text in, speech out: a self-hosted speech server around Higgs Audio v2."
 
@@ -24,6 +25,8 @@ def create_app(settings: Settings) -> FastAPI:
     """The whole server. The model begins to load once the port is about to open, and answers 503 until then."""
     model = ServedModel(settings)
     metrics = Metrics(model)
+    tracing = Tracing(settings.otlp_endpoint, __version__) if settings.otlp_endpoint else None
+    observers = (log_request, metrics.observe, *((tracing.observe,) if tracing else ()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,6 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
         model.start()
         yield
         model.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     routers = [part.routes(settings, model) for part in (native, openai, conversation)]
@@ -40,5 +45,5 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     errors.install(app)
     endpoints = frozenset(route.path for router in routers for route in router.routes)
-    app.add_middleware(Edge, settings=settings, observers=(log_request, metrics.observe), endpoints=endpoints)
+    app.add_middleware(Edge, settings=settings, observers=observers, endpoints=endpoints)
     return app

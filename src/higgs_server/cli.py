@@ -1,16 +1,34 @@
-"""The `higgs-server` command: serve, say, voices, doctor. Each loads only what it needs."""
+"""The `higgs-server` command: serve, say, batch, voices, doctor. Each loads only what it needs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from higgs_server import __version__
-from higgs_server.types import SpeechError
+from higgs_server.types import LoadError, SpeechError
+
+if TYPE_CHECKING:
+    from higgs_server import batch
 
 PROGRAM = "higgs-server"
+SOME_FAILED = 3
+"""Exit status of a batch that went through its file, with lines that could not be spoken."""
+_BATCH = """\
+Speaks every line of a file: IN.jsonl has one JSON object a line, with an id and the fields of POST /generate, such as
+
+  {"id": "greeting", "text": "Hello!", "ref_audio": "belinda", "seed": 7}
+
+Each becomes DIR/<id>.wav and a line of DIR/manifest.jsonl with id, line, seed, duration (seconds), finish_reason and
+error. As many lines are spoken at once as the model has slots. The same command again, whatever ended it, goes on where
+it stopped: what is finished is skipped, what failed is tried again."""
+_BATCH_AFTER = f"""\
+Every other setting of the model comes from the environment (HIGGS_SERVER_MAX_RUNNING=…) or higgs-server.toml.
+Exit status: 0 every line is spoken; {SOME_FAILED} some could not be, and the manifest says why; 1 it could not go on;
+2 wrong usage."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(say)
     say.set_defaults(run=_say)
 
+    batch = commands.add_parser(
+        "batch",
+        help="speak the texts of a file, many at once",
+        description=_BATCH,
+        epilog=_BATCH_AFTER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    batch.add_argument("input", type=Path, metavar="IN.jsonl", help="one JSON object a line: id, text, …")
+    batch.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the sounds and the manifest")
+    batch.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="speak on a Ray cluster, one model a GPU (without GPUs one a node): auto, HOST:6379 or ray://HOST:10001; "
+        "needs the extra [ray], and the model and voices where the nodes see them",
+    )
+    _add_model(batch)
+    batch.set_defaults(run=_batch)
+
     voices = commands.add_parser("voices", help="list the voices")
     _add_voices_dir(voices)
     voices.set_defaults(run=_voices)
@@ -59,7 +95,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-path", help="a hub id, a folder, or embedded; without it the best that this machine can run"
     )
-    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
+    parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"])
     _add_voices_dir(parser)
 
 
@@ -89,7 +125,7 @@ def _say(options: argparse.Namespace) -> int:
     model = options.model_path or best_model()
     with progress_bar(f"loading {model}") as progress:
         synthesizer = Synthesizer.from_pretrained(
-            model, device=options.device, voice_prompts_dir=options.voice_prompts_dir, progress=progress
+            model, device=options.device or "auto", voice_prompts_dir=options.voice_prompts_dir, progress=progress
         )
     script = synthesizer.plan(request)
     pieces = []
@@ -110,6 +146,47 @@ def _say(options: argparse.Namespace) -> int:
     if speech.finish_reason != "stop":
         print(f"{PROGRAM}: part of the text was cut short ({speech.finish_reason})", file=sys.stderr)
     return 0
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from higgs_server import batch
+    from higgs_server.doctor import best_model
+    from higgs_server.logs import set_up_logging
+    from higgs_server.settings import Settings
+    from higgs_server.synthesizer import Synthesizer
+    from higgs_server.telemetry import progress_bar
+
+    set_up_logging("WARNING", None)
+    names = ("model_path", "device", "voice_prompts_dir")
+    flags = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = Settings(**flags)
+    if "model_path" not in settings.model_fields_set and options.ray is None:
+        settings = settings.model_copy(update={"model_path": best_model()})
+
+    def here(lines: Iterator[batch.Line]) -> Iterator[batch.Outcome]:
+        with progress_bar(f"loading {settings.model_path}") as progress:
+            synthesizer = Synthesizer.load(settings.load_options(), settings, progress)
+        try:
+            yield from batch.speak_here(synthesizer, lines)
+        finally:
+            synthesizer.close()
+
+    def on_cluster(lines: Iterator[batch.Line]) -> Iterator[batch.Outcome]:
+        try:
+            from higgs_server.deploy.ray_data import speak_on_cluster
+        except ImportError as error:
+            raise LoadError(
+                f"--ray needs the package {error.name}: pip install 'higgs-audio-server[ray]'", code="extra_missing"
+            ) from None
+        return speak_on_cluster(options.ray, settings, lines)
+
+    summary = batch.run(options.input, options.out, here if options.ray is None else on_cluster)
+    print(
+        f"{options.out}: {summary.spoken} spoken ({summary.cut_short} cut short), {summary.finished_before} finished "
+        f"before, {summary.failed} failed; {summary.audio_seconds:.1f} s of sound in {summary.seconds:.1f} s "
+        f"({summary.rate:.1f} audio-seconds a second), model {settings.model_path}"
+    )
+    return SOME_FAILED if summary.failed else 0
 
 
 def _voices(options: argparse.Namespace) -> int:

@@ -1,0 +1,1 @@
+"""Past one machine, on Ray: replicas of the server, and batches on a cluster. Needs the extra `[ray]`."""

@@ -21,7 +21,7 @@ from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
 from higgs_server.settings import Settings
 from higgs_server.text.chunk import chunk
-from higgs_server.text.normalize import normalize
+from higgs_server.text.normalize import normalized
 from higgs_server.types import (
     SAMPLING_RATE,
     AudioChunk,
@@ -30,7 +30,6 @@ from higgs_server.types import (
     FinishReason,
     InvalidRequest,
     LoadOptions,
-    Profile,
     Progress,
     Samples,
     SamplingParams,
@@ -104,40 +103,10 @@ class Synthesizer:
         `clip` is an uploaded voice that takes the place of `ref_audio`, `scene` a description that takes the place of
         `scene_prompt`. Raises InvalidRequest, NotFound or Unsupported.
         """
-        text = normalize(request.text)
-        chunks = chunk(text, request.chunk_method, request.chunk_max_word_num, request.chunk_max_num_turns)
-        if not chunks:
-            raise InvalidRequest(
-                "text is empty: send something to say.", "text 为空：请提供要朗读的文字。", param="text"
-            )
-        voices, profile = ((clip,), None) if clip else self._voices(request.ref_audio)
-        script = Script(
-            chunks=tuple(chunks),
-            sampling=self._complete(request),
-            voices=voices,
-            profile=profile,
-            scene=scene or self.scenes.get(request.scene_prompt),
-            context_chunks=DEFAULT_CONTEXT_CHUNKS
-            if request.generation_chunk_buffer_size is None
-            else request.generation_chunk_buffer_size,
-        )
+        most = self.backend.info.max_new_tokens
+        script = draft(request, self.voices, self.scenes, self.profiles, most, clip, scene)
         self.backend.check(script)
         return script
-
-    def _voices(self, ref_audio: str | None) -> tuple[tuple[Voice, ...], Profile | None]:
-        if ref_audio is None or not ref_audio.strip():
-            return (), None
-        if ref_audio.startswith(PROFILE_PREFIX):
-            return (), self.profiles.get(ref_audio.removeprefix(PROFILE_PREFIX))
-        return tuple(self.voices.get(name) for name in ref_audio.split(",")), None
-
-    def _complete(self, request: SpeechRequest) -> SamplingParams:
-        most = self.backend.info.max_new_tokens
-        asked = most if request.max_new_tokens is None else request.max_new_tokens
-        fields = {name: getattr(request, name) for name in SamplingParams.model_fields}
-        fields["max_new_tokens"] = min(asked, most)
-        fields["seed"] = secrets.randbelow(MAX_DRAWN_SEED) if request.seed is None else request.seed
-        return SamplingParams(**fields)
 
     # --- script -> sound --------------------------------------------------------------------------------------------
 
@@ -185,9 +154,54 @@ class Synthesizer:
             )
         fields = {"temperature": temperature, "ras_win_len": ras_win_len, "seed": seed, **sampling}
         fields["max_new_tokens"] = None if max_new_tokens is None else int(max_new_tokens)
-        params = self._complete(SpeechRequest.parse(text=prompt, **fields))
+        params = _complete(SpeechRequest.parse(text=prompt, **fields), self.backend.info.max_new_tokens)
         codes: Codes = generate(prompt, [np.asarray(clip) for clip in reference_codes], params)
         return codes
+
+
+def draft(
+    request: SpeechRequest,
+    voices: VoiceLibrary,
+    scenes: SceneLibrary,
+    profiles: ProfileLibrary,
+    max_new_tokens: int,
+    clip: Voice | None = None,
+    scene: Scene | None = None,
+) -> Script:
+    """A script that no backend has checked: text cut, names resolved, all that can be refused without a model refused.
+
+    Raises InvalidRequest or NotFound.
+    """
+    pieces = chunk(
+        normalized(request.text), request.chunk_method, request.chunk_max_word_num, request.chunk_max_num_turns
+    )
+    if not pieces:
+        raise InvalidRequest("text is empty: send something to say.", "text 为空：请提供要朗读的文字。", param="text")
+    names, profile = (request.ref_audio or "").strip(), None
+    if clip is not None:
+        chosen: tuple[Voice, ...] = (clip,)
+    elif names.startswith(PROFILE_PREFIX):
+        chosen, profile = (), profiles.get(names.removeprefix(PROFILE_PREFIX))
+    else:
+        chosen = tuple(voices.get(name) for name in names.split(",")) if names else ()
+    context = request.generation_chunk_buffer_size
+    return Script(
+        chunks=tuple(piece.text for piece in pieces),
+        sampling=_complete(request, max_new_tokens),
+        voices=chosen,
+        profile=profile,
+        scene=scene or scenes.get(request.scene_prompt),
+        context_chunks=DEFAULT_CONTEXT_CHUNKS if context is None else context,
+        spans=tuple((piece.start, piece.end) for piece in pieces),
+    )
+
+
+def _complete(request: SpeechRequest, most: int) -> SamplingParams:
+    asked = most if request.max_new_tokens is None else request.max_new_tokens
+    fields = {name: getattr(request, name) for name in SamplingParams.model_fields}
+    fields["max_new_tokens"] = min(asked, most)
+    fields["seed"] = secrets.randbelow(MAX_DRAWN_SEED) if request.seed is None else request.seed
+    return SamplingParams(**fields)
 
 
 def join(script: Script, chunks: Sequence[AudioChunk]) -> Speech:

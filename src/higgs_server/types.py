@@ -254,6 +254,8 @@ class Script:
     scene: Scene | None = None
     context_chunks: int = 2
     """How many chunks already spoken stay in the prompt (`generation_chunk_buffer_size`)."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """`[start, end)` of each chunk in the text that was asked for, in Unicode code points."""
 
     @property
     def text(self) -> str:

@@ -77,6 +77,30 @@ class Generated(Spoken):
     audio_base64: Annotated[str, Field(description="A whole WAV file: 16 bit, mono, 24 kHz.")]
 
 
+class PlannedChunk(BaseModel):
+    """A piece of a text that is generated in one go."""
+
+    text: Annotated[str, Field(description="As the model reads it.")]
+    span: Annotated[
+        tuple[int, int],
+        Field(description="[start, end) in the text that was sent, in Unicode code points (JavaScript counts UTF-16)."),
+    ]
+    speakers: Annotated[list[int], Field(description="Numbers of its `[SPEAKERn]` tags, ascending; none without tags.")]
+    seconds: Annotated[float, Field(description="How long it will take to say, roughly.")]
+
+
+class Plan(BaseModel):
+    """`POST /plan`. Spans ascend, do not overlap, and leave out nothing that is spoken."""
+
+    text: Annotated[str, Field(description="The whole text as the model reads it: `generated_text` of `/generate`.")]
+    chunks: list[PlannedChunk]
+    seconds: Annotated[float, Field(description="How long all of it will take to say, roughly.")]
+    checked: Annotated[
+        bool,
+        Field(description="Whether the model was asked. Until it is loaded, what only it refuses is not refused here."),
+    ]
+
+
 class ErrorDetail(BaseModel):
     """The part of an error for programs."""
 

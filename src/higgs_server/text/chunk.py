@@ -17,13 +17,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from higgs_server.text.dialogue import TAG, parse_turns, tag
+from higgs_server.text.dialogue import TAG, tag, turns_as_lines
 from higgs_server.text.sentences import CJK, clause_ends, line_ends, sentence_ends, split_sentences
+from higgs_server.text.traced import Traced
 
-__all__ = ["ChunkMethod", "chunk", "count_words", "split_long", "split_sentences"]
+__all__ = ["ChunkMethod", "Piece", "chunk", "count_words", "split_long", "split_sentences"]
 
 ChunkMethod = Literal["speaker", "word"]
 
@@ -44,18 +46,34 @@ def count_words(text: str) -> int:
     return sum(-(-len(_LETTER.findall(run)) // _LETTERS_A_WORD) for run in _RUN.findall(TAG.sub(" ", text)))
 
 
-def chunk(text: str, method: ChunkMethod | None, max_words: int = 200, max_turns: int = 1) -> list[str]:
-    """Pieces to be spoken in order, stripped, none empty; none at all for blank text.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is generated in one go: `text`, stripped and not empty, says what `[start, end)` of the original says."""
+
+    text: str
+    start: int
+    end: int
+
+
+def chunk(text: Traced, method: ChunkMethod | None, max_words: int = 200, max_turns: int = 1) -> list[Piece]:
+    """Pieces to be spoken in order; none at all for blank text.
 
     None: the whole text. "speaker": `max_turns` consecutive turns a piece. "word": at most `max_words` (>= 1) words a
     piece, turns of several speakers together where they fit.
+
+    Spans ascend and never overlap. A cut within something that stands for a single character (`°C`, `…`) leaves that
+    character to the piece before it. Outside all spans there are only white space and turns without any text.
     """
-    if method is None:
-        return [text] if text.strip() else []
-    turns = [turn.tagged for turn in parse_turns(text)]
+    if method is not None:
+        text = turns_as_lines(text)
     if method == "speaker":
-        return ["\n".join(turns[first : first + max_turns]) for first in range(0, len(turns), max_turns)]
-    return list(_with_tags(split_long("\n".join(turns), max_words)))
+        turns = [match.start() for match in TAG.finditer(text.text)]
+        if not turns or text.text[: turns[0]].strip():
+            turns.insert(0, 0)
+        cuts = turns[::max_turns]
+    else:
+        cuts = [0] if method is None else long_cuts(text.text, max_words)
+    return list(_pieces(text, cuts))
 
 
 def split_long(sentence: str, max_words: int) -> list[str]:
@@ -63,21 +81,32 @@ def split_long(sentence: str, max_words: int) -> list[str]:
 
     Joined they are the text, white space aside. Tags are kept as they are, never repeated and never last in a piece.
     """
-    if max_words < 1:
-        raise ValueError("max_words must be at least 1")
-    cuts = _Cuts(sentence)
-    pieces, start = [], 0
-    while start < len(sentence):
-        end = cuts.best(start, max_words)
-        pieces.append(sentence[start:end].strip())
-        start = end
+    pieces = (sentence[start:end].strip() for start, end in pairwise([*long_cuts(sentence, max_words), len(sentence)]))
     return [piece for piece in pieces if piece]
 
 
-def _with_tags(pieces: list[str]) -> Iterator[str]:
+def long_cuts(text: str, max_words: int) -> list[int]:
+    """Where the pieces of `split_long` begin, ascending."""
+    if max_words < 1:
+        raise ValueError("max_words must be at least 1")
+    places = _Cuts(text)
+    cuts, start = [], 0
+    while start < len(text):
+        cuts.append(start)
+        start = places.best(start, max_words)
+    return cuts
+
+
+def _pieces(text: Traced, cuts: list[int]) -> Iterator[Piece]:
     speaking: int | None = None
-    for piece in pieces:
-        yield piece if speaking is None or TAG.match(piece) else f"{tag(speaking)} {piece}"
+    done = 0
+    for start, end in pairwise([*cuts, len(text.text)]):
+        piece = text.text[start:end].strip()
+        if not piece:
+            continue
+        start = text.text.index(piece, start)
+        first, done = (max(done, offset) for offset in text.span(start, start + len(piece)))
+        yield Piece(piece if speaking is None or TAG.match(piece) else f"{tag(speaking)} {piece}", first, done)
         for match in TAG.finditer(piece):
             speaking = int(match[1])
 

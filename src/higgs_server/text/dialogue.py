@@ -10,8 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from higgs_server.text.traced import Traced
+
 # Four digits at most: what is longer is no speaker, and int() refuses thousands of digits.
 TAG = re.compile(r"\[[ \t]*SPEAKER[ \t]*(\d{1,4})[ \t]*\]", re.IGNORECASE)
+_EMPTY_TURN = re.compile(rf"{TAG.pattern}\s*+(?={TAG.pattern}|\Z)", re.IGNORECASE)
+_BEFORE_TURN = re.compile(rf"(?<!\s)\s++(?={TAG.pattern})", re.IGNORECASE)
+_OPENING = re.compile(rf"{TAG.pattern}\s*+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +37,15 @@ def tag(speaker: int) -> str:
     return f"[SPEAKER{speaker}]"
 
 
-def canonical_tags(text: str) -> str:
+def canonical_tags(text: Traced) -> Traced:
     """Writes every tag in its canonical form."""
-    return TAG.sub(lambda match: tag(int(match[1])), text)
+    return text.sub(TAG, lambda match: tag(int(match[1])))
+
+
+def turns_as_lines(text: Traced) -> Traced:
+    """The dialogue of `parse_turns`, each turn on a line of its own: `[SPEAKER0] Hello.`"""
+    text = text.sub(_EMPTY_TURN, lambda _: "").sub(_BEFORE_TURN, lambda _: "")
+    return text.sub(_OPENING, lambda match: f"\n{tag(int(match[1]))} ")
 
 
 def parse_turns(text: str) -> list[Turn]:

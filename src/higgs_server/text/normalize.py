@@ -12,35 +12,39 @@ from __future__ import annotations
 import re
 
 from higgs_server.text.dialogue import canonical_tags
+from higgs_server.text.traced import Traced
 
-_HALF_WIDTH = str.maketrans(
-    {
-        "，": ", ",
-        "。": ".",
-        "：": ":",
-        "；": ";",
-        "？": "?",
-        "！": "!",
-        "【": "[",
-        "】": "]",
-        "《": "<",
-        "》": ">",
-        "“": '"',
-        "”": '"',
-        "「": '"',
-        "」": '"',
-        "『": '"',
-        "』": '"',
-        "‘": "'",
-        "’": "'",
-        "、": ",",
-        "—": "-",
-        "…": "...",
-        "·": ".",
-    }
+_SPELLINGS = {
+    "，": ", ",
+    "。": ".",
+    "：": ":",
+    "；": ";",
+    "？": "?",
+    "！": "!",
+    "【": "[",
+    "】": "]",
+    "《": "<",
+    "》": ">",
+    "“": '"',
+    "”": '"',
+    "「": '"',
+    "」": '"',
+    "『": '"',
+    "』": '"',
+    "‘": "'",
+    "’": "'",
+    "、": ",",
+    "—": "-",
+    "…": "...",
+    "·": ".",
+    "°F": " degrees Fahrenheit",
+    "°C": " degrees Celsius",
     # Brackets are dropped; the space keeps the words on both sides apart.
-    | dict.fromkeys("()（）", " ")
-)
+    **dict.fromkeys("()（）", " "),
+}
+_SPELLING = re.compile("|".join(map(re.escape, _SPELLINGS)))
+_SPACE = re.compile(r"\s+")
+_LAST = re.compile(r".\Z", re.DOTALL)
 
 _SOUNDS = {
     "[laugh]": "<SE>[Laughter]</SE>",
@@ -67,11 +71,19 @@ def normalize(text: str) -> str:
 
     Lines stay lines, blank ones go. Source: boson_multimodal 0.1.1, examples/generation.py, `main`.
     """
-    text = text.translate(_HALF_WIDTH)
-    text = text.replace("°F", " degrees Fahrenheit").replace("°C", " degrees Celsius")
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    text = "\n".join(line for line in lines if line)
-    text = _SOUND.sub(lambda match: _SOUNDS[match[0]], canonical_tags(text))
-    if text and not text.endswith(_ENDINGS):
-        text += "."
-    return text
+    return normalized(text).text
+
+
+def normalized(text: str) -> Traced:
+    """As `normalize`, and each character knows what it stands for in `text`."""
+    traced = Traced.of(text).sub(_SPELLING, lambda match: _SPELLINGS[match[0]]).sub(_SPACE, _folded)
+    traced = canonical_tags(traced).sub(_SOUND, lambda match: _SOUNDS[match[0]])
+    if traced.text and not traced.text.endswith(_ENDINGS):
+        traced = traced.sub(_LAST, lambda match: f"{match[0]}.")
+    return traced
+
+
+def _folded(space: re.Match[str]) -> str:
+    if space.start() == 0 or space.end() == len(space.string):
+        return ""
+    return "\n" if "\n" in space[0] else " "

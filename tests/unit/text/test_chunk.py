@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_server.text.chunk import ChunkMethod, chunk, count_words, split_long
+from higgs_server.text.chunk import ChunkMethod, count_words, split_long
+from higgs_server.text.chunk import chunk as chunk_traced
 from higgs_server.text.dialogue import parse_turns
 from higgs_server.text.sentences import split_sentences
+from higgs_server.text.traced import Traced
 
 PROPERTY = settings(derandomize=True, max_examples=100, deadline=None)
+
+
+def chunk(text: str, method: ChunkMethod | None, max_words: int = 200, max_turns: int = 1) -> list[str]:
+    """What the pieces say; test_spans.py is about where they stand."""
+    return [piece.text for piece in chunk_traced(Traced.of(text), method, max_words, max_turns)]
 
 
 def said_by(pieces: list[str]) -> dict[int | None, str]:

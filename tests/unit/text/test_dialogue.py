@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from higgs_server.text.dialogue import Turn, canonical_tags, parse_turns, speakers
+from higgs_server.text.dialogue import Turn, canonical_tags, parse_turns, speakers, turns_as_lines
+from higgs_server.text.traced import Traced
 
 
 def test_turns_on_their_own_lines() -> None:
@@ -36,7 +37,7 @@ def test_plain_text_is_one_turn_of_nobody() -> None:
 
 @pytest.mark.parametrize("written", ["[SPEAKER7]", "[speaker7]", "[Speaker 7]", "[ SPEAKER 07 ]", "[SPEAKER７]"])
 def test_spellings_of_a_tag(written: str) -> None:
-    assert canonical_tags(f"{written} hi") == "[SPEAKER7] hi"
+    assert canonical_tags(Traced.of(f"{written} hi")).text == "[SPEAKER7] hi"
     assert speakers(f"{written} hi") == [7]
 
 
@@ -48,3 +49,17 @@ def test_what_is_no_tag(text: str) -> None:
 
 def test_speakers_are_sorted_as_numbers_each_once() -> None:
     assert speakers("[SPEAKER10] a [SPEAKER2] b [SPEAKER10] c") == [2, 10]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n ",
+        "Intro. [speaker 1]一 [SPEAKER0]\n[SPEAKER0] two\nmore  [SPEAKER1] three [SPEAKER2] ",
+        "[SPEAKER0] [SPEAKER1][SPEAKER2]",
+        "\u3000[SPEAKER0]\x1fhi",
+    ],
+)
+def test_turns_as_lines_are_the_turns(text: str) -> None:
+    assert turns_as_lines(Traced.of(text)).text.strip() == "\n".join(turn.tagged for turn in parse_turns(text))

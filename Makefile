@@ -16,13 +16,13 @@ EXTRA := [higgs]
 MODEL :=
 endif
 
-.PHONY: help serve setup test soak lint format bench clean
+.PHONY: help serve setup test test-browser soak lint format bench clean
 
 help:
 	@echo "make serve   start the server (PORT=, ARGS=)     make test   run every test"
 	@echo "make setup   .venv with everything               make lint   ruff, mypy, import-linter"
 	@echo "make bench   measure                             make soak   load and chaos, for long"
-	@echo "make clean   remove .venv"
+	@echo "make clean   remove .venv                        make test-browser   the studio in Chromium"
 
 serve: $(VENV)/.base
 	$(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
@@ -47,6 +47,12 @@ $(VENV)/.all: pyproject.toml requirements.lock | $(VENV)/bin/python
 # Two at a time, a file's tests together: they share its servers.
 test: $(VENV)/.all
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The studio in Debian's Chromium, which is fetched where it is missing and one may.
+test-browser: $(VENV)/.all
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } || \
+		{ echo "Chromium is missing: sudo apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 # Hours of load, chaos and fuzzing; one test at a time has the machine.
 soak: $(VENV)/.all

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_server.server.access import Access
 from higgs_server.server.errors import Unauthorized, error_response, unexpected
+from higgs_server.server.studio import wants_page
 from higgs_server.settings import Settings
 from higgs_server.telemetry import Observer, RequestRecord, current_request
 from higgs_server.types import SpeechError, TooLarge
@@ -117,7 +118,7 @@ class Edge:
             current_request.reset(token)
 
     def _check(self, path: str, headers: Headers) -> None:
-        if self._key and path not in _OPEN_PATHS:
+        if self._key and not _is_open(path, headers):
             scheme, _, bearer = headers.get("authorization", "").partition(" ")
             given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
             if not secrets.compare_digest(given.encode(), self._key):
@@ -142,6 +143,13 @@ class Edge:
             unread += len(message.get("body", b""))
             if message["type"] == "http.disconnect" or not message.get("more_body"):
                 return
+
+
+def _is_open(path: str, headers: Headers) -> bool:
+    """What needs no key. The studio's own files hold no secret, and a browser that opens a page cannot send one."""
+    if path == "/":
+        return wants_page(headers.get("accept", ""))
+    return path in _OPEN_PATHS or path.startswith("/studio/")
 
 
 def _address(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""Endpoints for those who run the server: `/health`, `/ready` and `/metrics`, and what `/` says to programs."""
+"""Endpoints for those who run the server: `/health`, `/ready`, `/metrics`, and `/`: the studio for browsers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from higgs_server import __version__
+from higgs_server.server import studio
 from higgs_server.server.errors import message_for, prefers_english
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
@@ -51,10 +52,15 @@ def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRout
         text, content_type = measured.export(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
-    @router.get("/")
-    async def root(request: Request) -> dict[str, Any]:
-        """What is here."""
-        endpoints = ["/docs", *sorted(set(request.app.openapi()["paths"]) - {"/"})]
-        return {"message": "higgs-audio-server", "version": __version__, "endpoints": endpoints}
+    @router.get("/", response_model=dict[str, Any])
+    async def root(request: Request) -> Response:
+        """The studio for browsers (`Accept: text/html`), else what is here."""
+        if studio.wants_page(request.headers.get("accept", "")):
+            response = await studio.file("index.html", request.scope)
+        else:
+            endpoints = ["/docs", *sorted(set(request.app.openapi()["paths"]) - {"/"})]
+            response = JSONResponse({"message": "higgs-audio-server", "version": __version__, "endpoints": endpoints})
+        response.headers["vary"] = "Accept"
+        return response
 
     return router

@@ -1,0 +1,64 @@
+// What survives a reload, in IndexedDB: drafts by name, takes, and their sound piece by piece as it comes.
+// Knows not what a draft or a take is for. Tells the other tabs when takes change.
+
+const opening = new Promise((resolve, reject) => {
+  const request = indexedDB.open("studio", 1);
+  request.onupgradeneeded = () => {
+    request.result.createObjectStore("drafts");
+    request.result.createObjectStore("takes", { keyPath: "id" }).createIndex("view", "view");
+    request.result.createObjectStore("pieces"); // by [take, index]
+  };
+  request.onsuccess = () => resolve(request.result);
+  request.onerror = () => reject(request.error);
+});
+opening.catch(() => {}); // each use says it again
+
+/** Runs one request in a transaction and resolves once it is on disk. */
+async function run(names, mode, act) {
+  const database = await opening;
+  return new Promise((resolve, reject) => {
+    const transaction = database.transaction(names, mode);
+    const request = act(transaction);
+    transaction.oncomplete = () => resolve(request?.result);
+    transaction.onerror = transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+const piecesOf = (id) => IDBKeyRange.bound([id, 0], [id, Infinity]);
+const tabs = new BroadcastChannel("studio");
+
+export const store = {
+  /** @returns {Promise<any>} undefined where there is none */
+  draft: (name) => run("drafts", "readonly", (db) => db.objectStore("drafts").get(name)),
+
+  saveDraft: (name, value) => run("drafts", "readwrite", (db) => db.objectStore("drafts").put(value, name)),
+
+  /** The takes of a view, oldest first. */
+  async takes(view) {
+    const found = await run("takes", "readonly", (db) => db.objectStore("takes").index("view").getAll(view));
+    return found.sort((a, b) => a.created - b.created);
+  },
+
+  async saveTake(take) {
+    await run("takes", "readwrite", (db) => db.objectStore("takes").put(take));
+    tabs.postMessage({ view: take.view });
+  },
+
+  async deleteTake(take) {
+    await run(["takes", "pieces"], "readwrite", (db) => {
+      db.objectStore("pieces").delete(piecesOf(take.id));
+      db.objectStore("takes").delete(take.id);
+    });
+    tabs.postMessage({ view: take.view });
+  },
+
+  savePiece: (id, index, samples) => run("pieces", "readwrite", (db) => db.objectStore("pieces").put(samples, [id, index])),
+
+  /** @returns {Promise<Int16Array[]>} */
+  pieces: (id) => run("pieces", "readonly", (db) => db.objectStore("pieces").getAll(piecesOf(id))),
+};
+
+/** Calls back when another tab has changed takes of a view. */
+export function onOtherTab(view, changed) {
+  tabs.addEventListener("message", ({ data }) => data.view === view && changed());
+}

@@ -1,0 +1,225 @@
+// Speak: a text, a voice and how it is said, and the takes that came of it.
+// Knows nothing of how sound is fetched, kept or played.
+
+import { fill, h, icon } from "../core/dom.js";
+import { addWords, clock, t } from "../core/i18n.js";
+import { library } from "../core/library.js";
+import { player } from "../core/player.js";
+import { server } from "../core/server.js";
+import { store } from "../core/store.js";
+import { Take, onOtherTab } from "../core/takes.js";
+import { delivery } from "../parts/delivery.js";
+import { complain, say } from "../parts/notices.js";
+import { expectedSeconds, takeCard } from "../parts/take-card.js";
+import { voicePicker } from "../parts/voice-picker.js";
+import { WORDS } from "./speak.words.js";
+
+addWords(WORDS);
+
+const VIEW = "speak";
+/** As /v1/audio/speech cuts long texts: a download in another format is then the same speech. */
+const CUT = { chunk_method: "word", chunk_max_word_num: 100 };
+
+const text = h("textarea", { id: "text", rows: 7, "t:placeholder": "speak.placeholder", oninput: keep, onkeydown: shortcut });
+const count = h("span", { class: "help", id: "text-count" });
+const voices = voicePicker({ change: keep });
+const scene = h("select", { id: "scene", onchange: keep });
+const sceneReason = h("p", { class: "cannot", t: "cannot.scenes" });
+const sliders = delivery({ change: keep });
+const speakButton = h("button", { type: "button", class: "primary", onclick: speak }, icon("play"), h("span", { t: "speak" }));
+const cancelButton = h("button", { type: "button", hidden: true, onclick: () => running?.cancel() }, icon("stop"), h("span", { t: "cancel" }));
+const progress = h("progress", { max: 1, value: 0, hidden: true, "t:aria-label": "speak.progress" });
+const left = h("span", { class: "time", role: "status" });
+const list = h("div", { class: "takes" });
+const empty = h("p", { class: "empty", t: "speak.empty" });
+
+/** @type {Take[]} newest first */
+let takes = [];
+/** @type {Take | null} */
+let running = null;
+/** @type {string | null} the draft's scene, until the list of scenes has come */
+let wantedScene = "quiet_indoor";
+
+function draft() {
+  return { text: text.value, voice: voices.value, scene: scene.value || wantedScene, values: sliders.value };
+}
+
+function keep() {
+  wantedScene = scene.value;
+  showCount();
+  store.saveDraft(VIEW, draft()).catch(complain);
+}
+
+function load({ text: words, voice, scene: place, values }) {
+  text.value = words;
+  voices.value = voice;
+  wantedScene = place;
+  sliders.value = values;
+  drawScenes();
+  showCount();
+}
+
+function showCount() {
+  count.textContent = text.value.trim() ? t("speak.count", { seconds: clock(expectedSeconds(text.value)) }) : "";
+}
+
+/** The request as the page stands. */
+function request() {
+  const { text: words, voice, scene: place, values } = draft();
+  return { text: words.trim(), ref_audio: voice, scene_prompt: server.can("scenes") ? place || null : null, ...values, ...CUT };
+}
+
+function shortcut(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) speak();
+}
+
+async function speak() {
+  if (!text.value.trim()) {
+    text.focus();
+    say(t("speak.nothing"));
+    return;
+  }
+  await make(request());
+}
+
+/** Makes a take of a request, unless one is being made: a second click changes nothing. */
+async function make(asked) {
+  if (running) return;
+  const take = (running = new Take({ view: VIEW, request: asked, name: title(asked.text) }));
+  takes.unshift(take);
+  drawTakes();
+  busy(true);
+  player.play(take.sound);
+  take.addEventListener("progress", showProgress);
+  showProgress();
+  try {
+    await take.make();
+    say(t("speak.done", { seconds: clock(take.sound.seconds) }));
+  } catch (error) {
+    complain(error, { key: "speak.retry", act: () => make(asked) });
+    if (!take.sound.length) takes = takes.filter((other) => other !== take);
+  } finally {
+    running = null;
+    busy(false);
+    drawTakes();
+  }
+}
+
+function busy(is) {
+  server.busy = is;
+  server.look();
+  speakButton.setAttribute("aria-disabled", String(is));
+  cancelButton.hidden = progress.hidden = !is;
+  if (!is) left.textContent = "";
+}
+
+function showProgress() {
+  if (!running) return;
+  const { seconds } = running.sound;
+  const elapsed = (performance.now() - running.started) / 1000;
+  const expected = Math.max(expectedSeconds(running.kept.request.text), seconds * 1.05);
+  const { chunk, chunks } = running.progress ?? { chunk: 1, chunks: 1 };
+  if (!seconds) {
+    progress.removeAttribute("value");
+    left.textContent = t("speak.waiting");
+    return;
+  }
+  progress.value = Math.max((chunk - 1) / chunks, seconds / expected);
+  const remaining = ((expected - seconds) * elapsed) / seconds;
+  left.textContent = t("speak.left", { made: clock(seconds), left: clock(Math.max(remaining, 0.1)) });
+}
+
+const title = (words) => words.replace(/\s+/g, " ").slice(0, 48);
+
+function drawTakes() {
+  const shown = new Map([...list.children].map((card) => [card.dataset.take, card]));
+  fill(list, takes.map((take, index) => shown.get(take.kept.id) ?? card(take, takes[index + 1])));
+  empty.hidden = takes.length > 0;
+}
+
+function card(take, before) {
+  const { request: asked } = take.kept;
+  const values = (kept) => ({ ...kept.request, voice: kept.request.ref_audio, scene: kept.request.scene_prompt });
+  const fixed = !server.can("sampling");
+  return takeCard(take, {
+    differs: (name) => before !== undefined && name !== "seed" && values(take.kept)[name] !== values(before.kept)[name],
+    ondelete: () => {
+      takes = takes.filter((other) => other !== take);
+      drawTakes();
+      text.focus();
+    },
+    actions: [
+      h("button", {
+        type: "button", t: "take.another", disabled: fixed, "t:title": fixed ? "cannot.sampling" : "take.another.help",
+        onclick: () => make({ ...asked, seed: null }),
+      }),
+      h("button", {
+        type: "button", t: "take.again", "t:title": "take.again.help",
+        onclick: () => make({ ...asked, seed: take.kept.answer?.seed ?? asked.seed }),
+      }),
+      h("button", { type: "button", t: "take.load", "t:title": "take.load.help", onclick: () => restore(take) }),
+    ],
+  });
+}
+
+/** Puts a take's text and settings, its seed too, back into the form. */
+function restore({ kept: { request: asked, answer } }) {
+  const { text: words, ref_audio, scene_prompt, seed, ...values } = asked;
+  load({ text: words, voice: ref_audio, scene: scene_prompt ?? "", values: { ...values, seed: answer?.seed ?? seed } });
+  keep();
+  text.focus();
+}
+
+function drawScenes() {
+  const can = server.can("scenes");
+  const options = library.scenes.map(({ name, content }) => h("option", { value: name, title: content }, name.replaceAll("_", " ")));
+  fill(scene, h("option", { value: "", t: "scene.none" }), options);
+  scene.value = library.scenes.some(({ name }) => name === wantedScene) ? wantedScene : "";
+  scene.disabled = !can;
+  sceneReason.hidden = can;
+}
+
+async function readTakes() {
+  const known = new Map(takes.map((take) => [take.kept.id, take]));
+  const stored = await Take.all(VIEW);
+  const current = stored.reverse().map((take) => known.get(take.kept.id) ?? take);
+  takes = running && !current.includes(running) ? [running, ...current] : current;
+  drawTakes();
+}
+
+/** @type {import("../main.js").View} */
+export const speakView = {
+  id: VIEW,
+  title: "nav.speak",
+  element: h(
+    "div",
+    { class: "columns" },
+    h(
+      "div",
+      { class: "desk" },
+      h("label", { class: "sr", for: "text", t: "speak.text" }),
+      h("div", { class: "sheet" }, text, h("div", { class: "row end" }, count)),
+      h("div", { class: "row wrap deck" }, speakButton, cancelButton, progress, left),
+      h("h2", { t: "speak.takes" }),
+      empty,
+      list,
+    ),
+    h(
+      "aside",
+      { class: "side", "t:aria-label": "speak.settings" },
+      h("section", {}, h("h2", { t: "voice" }), voices.element),
+      h("section", {}, h("h2", {}, h("label", { for: "scene", t: "scene" })), sceneReason, scene),
+      h("section", {}, h("h2", { t: "delivery" }), sliders.element),
+    ),
+  ),
+  async start() {
+    library.addEventListener("change", drawScenes);
+    server.addEventListener("change", drawScenes);
+    document.addEventListener("languagechange", () => (showCount(), showProgress()));
+    onOtherTab(VIEW, () => readTakes().catch(complain));
+    drawScenes();
+    const saved = await store.draft(VIEW);
+    if (saved && !text.value) load(saved);
+    await readTakes();
+  },
+};

@@ -1,0 +1,86 @@
+"""The studio as its user sees it: opens it, makes takes, reads the kept sound back."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
+
+FAILED_LOAD = "Failed to load resource"
+READ_SOUND = """async (id) => {
+    const { store } = await import("/studio/core/store.js");
+    const bytes = new Uint8Array(await new Blob(await store.pieces(id)).arrayBuffer());
+    let text = "";
+    for (let i = 0; i < bytes.length; i += 4096) text += String.fromCharCode(...bytes.subarray(i, i + 4096));
+    return btoa(text);
+}"""
+
+
+class Studio:
+    """One browser profile with the studio open in `page`."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.problems: list[str] = []
+        self.expects_failures = False
+        """Whether the test makes requests fail: Chromium logs each such answer as an error of its own."""
+        context.on("console", self._console)
+        context.on("weberror", lambda error: self.problems.append(str(error.error)))
+        context.on("request", self._request)
+        self.page: Page = context.new_page()
+
+    def open(self, view: str = "speak") -> None:
+        """Opens the page, or opens it anew, and waits until the server's state is known."""
+        self.page.goto(f"{self.url}/#{view}")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until the page knows a server that can speak."""
+        expect(self.page.locator(".server")).to_have_attribute("data-status", "ready")
+
+    def check(self) -> None:
+        """No error was logged, no other host was asked."""
+        assert self.problems == []
+
+    def view(self, view: str) -> Locator:
+        """Goes to a view."""
+        self.page.locator(f"nav a[href='#{view}']").click()
+        found = self.page.locator(f"#view-{view}")
+        expect(found).to_be_visible()
+        return found
+
+    @property
+    def takes(self) -> Locator:
+        """The cards of the takes, newest first."""
+        return self.page.locator(".take")
+
+    def speak(self, text: str, voice: str | None = None) -> Locator:
+        """Makes a take and waits for its end."""
+        before = self.takes.count()
+        self.page.get_by_label("Text to speak").fill(text)
+        if voice:
+            self.page.get_by_role("radio", name=voice).check()
+        self.page.get_by_role("button", name="Speak", exact=True).click()
+        expect(self.takes).to_have_count(before + 1)
+        take = self.takes.first
+        expect(take.get_by_role("button", name="Edit")).to_be_visible(timeout=60_000)
+        return take
+
+    def samples(self, take: Locator) -> npt.NDArray[np.int16]:
+        """The sound of a take as the browser keeps it."""
+        stored = self.page.evaluate(READ_SOUND, take.get_attribute("data-take"))
+        return np.frombuffer(base64.b64decode(stored), "<i2")
+
+    def _console(self, message: ConsoleMessage) -> None:
+        expected = self.expects_failures and message.text.startswith(FAILED_LOAD)
+        if message.type in ("error", "warning") and not expected:
+            self.problems.append(f"{message.text} ({message.location.get('url')})")
+
+    def _request(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("blob", "data") and parts.netloc != urlsplit(self.url).netloc:
+            self.problems.append(f"asked {request.url}")

@@ -62,7 +62,8 @@ def test_a_chinese_sentence_is_complete_with_its_full_stop(socket: ClientConnect
 
 
 def test_mistakes_are_told_and_the_session_goes_on(socket: ClientConnection) -> None:
-    for message in ("{", "[]", "{}", '{"type": "dance"}', '{"type": "input.text", "text": 5}'):
+    half_a_character = '{"type": "input.text", "text": "\\ud800. "}'
+    for message in ("{", "[]", "{}", '{"type": "dance"}', '{"type": "input.text", "text": 5}', half_a_character):
         socket.send(message)
         assert receive_until(socket, "error")[-1]["message"]
     send(socket, "session.config", speed=99)

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
@@ -73,8 +74,8 @@ class Conversation:
     @staticmethod
     def _parse(text: str) -> dict[str, Any]:
         try:
-            message = json.loads(text)
-        except (ValueError, RecursionError):
+            message = from_json(text)  # as strict about characters as the parser of HTTP's bodies
+        except ValueError:
             raise InvalidRequest("A message is a JSON object.", code="malformed_body") from None
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise InvalidRequest("A message is a JSON object with a type.", param="type")

@@ -45,7 +45,7 @@ STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 def routes(settings: Settings, model: ServedModel) -> APIRouter:
     """The router of the native API over one served model."""
-    router = APIRouter(tags=["native"])
+    router = APIRouter(tags=["native"], responses=ERRORS)
 
     @router.get("/info")
     async def info() -> Info:
@@ -83,7 +83,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         ]
         return SceneList(scenes=found, count=len(found))
 
-    @router.post("/generate", response_model=Generated, responses=ERRORS, openapi_extra=json_body(SpeechRequest))
+    @router.post("/generate", response_model=Generated, openapi_extra=json_body(SpeechRequest))
     async def generate(request: Request) -> Response:
         """Speaks a text and answers with a whole WAV, base64 in JSON."""
         speech_request = await read_speech_request(request, settings)
@@ -91,7 +91,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         script = await asyncio.to_thread(synthesizer.plan, speech_request)
         return await _answer(request, synthesizer, script, as_wav=False)
 
-    @router.post("/generate-upload", response_model=Generated, responses=ERRORS, openapi_extra=upload_body())
+    @router.post("/generate-upload", response_model=Generated, openapi_extra=upload_body())
     async def generate_upload(request: Request) -> Response:
         """Speaks a text with the voice of an uploaded clip. With `Accept: audio/wav` the answer is the WAV itself."""
         speech_request, data, transcript = await read_upload(request, settings)
@@ -104,7 +104,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     @router.post(
         "/generate-stream",
         response_class=StreamingResponse,
-        responses={**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {}}}},
         openapi_extra=json_body(SpeechRequest),
     )
     async def generate_stream(request: Request) -> Response:

@@ -25,7 +25,7 @@ from higgs_server.server.bodies import check_text_length, read_json, uploaded_vo
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
 from higgs_server.server.native import STREAM_HEADERS
-from higgs_server.server.schemas import json_body
+from higgs_server.server.schemas import OPENAI_ERRORS, json_body
 from higgs_server.server.streaming import ClientGone, first_then_rest, speak
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
@@ -105,7 +105,7 @@ class SpeechBody(SamplingParams):
 
 def routes(settings: Settings, model: ServedModel) -> APIRouter:
     """The router of the OpenAI endpoints over one served model."""
-    router = APIRouter(prefix="/v1", tags=["openai"])
+    router = APIRouter(prefix="/v1", tags=["openai"], responses=OPENAI_ERRORS)
     voices = VoiceLibrary(settings.voice_prompts_dir)
 
     @router.post(

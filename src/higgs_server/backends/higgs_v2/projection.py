@@ -43,11 +43,11 @@ def _torch_is_better(x: Tensor) -> bool:
     if x.dtype == torch.float32:
         return x.shape[0] > ROWS_ONE_BY_ONE
     # One row of bf16 is torch's own matrix-vector product, and AVX-512 machines have real bf16 arithmetic.
-    return x.shape[0] == 1 or _native_bf16()
+    return x.shape[0] == 1 or native_bf16()
 
 
 @cache
-def _native_bf16() -> bool:
+def native_bf16() -> bool:
     has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from higgs_server.backends.higgs_v2 import backend as module
-from higgs_server.backends.higgs_v2.backend import HiggsBackend, Take, choose_device, choose_dtype, codec_of
+from higgs_server.backends.higgs_v2 import loading, packed
+from higgs_server.backends.higgs_v2.backend import HiggsBackend, Take, codec_of
+from higgs_server.backends.higgs_v2.loading import choose_device, choose_dtype, choose_quantization
 from higgs_server.engine.codec_stream import decode_whole
 from higgs_server.engine.interface import AudioRun
 from higgs_server.engine.sequence import positions_of
@@ -169,9 +171,37 @@ def test_bfloat16_speaks_too(folder: Path) -> None:
         backend.close()
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantised_it_speaks_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
+) -> None:
+    monkeypatch.setattr(packed, "cache_folder", lambda kind: tmp_path)
+    backend = loaded(folder, quantization=quantization)
+    try:
+        assert backend.info.extra["quantization"] == quantization
+        assert backend.info.note
+        speech = spoken(backend, script("Good evening.", temperature=1.5))
+        assert len(speech.samples)
+        again = spoken(backend, script("Good evening.", temperature=1.5))
+        np.testing.assert_array_equal(speech.samples, again.samples)
+    finally:
+        backend.close()
+
+
+def test_quantisation_is_for_large_models_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(device: str, **options: Any) -> str:
+        return choose_quantization(LoadOptions(model_path=str(folder), **options), torch.device(device), folder)
+
+    assert [chosen("cpu"), chosen("cuda"), chosen("cpu", quantization="int4")] == ["none", "none", "int4"]
+    monkeypatch.setattr(loading, "_WORTH_QUANTIZING", 1000)
+    assert [chosen("cpu"), chosen("cuda"), chosen("cpu", quantization="none")] == ["int8", "none", "none"]
+    assert chosen("cpu", dtype="float32") == "none"
+    for device, quantization in (("cuda", "int8"), ("mps", "int4"), ("cpu", "int3")):
+        with pytest.raises(LoadError, match=f"{quantization}.*{device}"):
+            chosen(device, quantization=quantization)
+
+
 def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="int8"):
-        loaded(folder, quantization="int8")
     with pytest.raises(LoadError, match="nowhere"):
         loaded(tmp_path / "nowhere")
     with pytest.raises(LoadError, match=r"config\.json"):

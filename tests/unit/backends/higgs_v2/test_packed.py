@@ -1,0 +1,151 @@
+"""Packed weights on disk: built once, whole or not there, and told apart by what they were made of."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from higgs_server.backends.higgs_v2 import packed
+from higgs_server.backends.higgs_v2.packed import PackedWeights, packed_weights
+from higgs_server.backends.higgs_v2.quantize import SCALES, Quantization, bits_of
+from higgs_server.types import LoadError
+from make_tiny_checkpoint import tiny_weights, write_language_model
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(packed, "cache_folder", lambda kind: cache)
+    return cache
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_language_model(tmp_path / "model", tiny_weights(1))
+
+
+def built(folder: Path, quantization: Quantization = "int8") -> tuple[PackedWeights, list[float]]:
+    """The weights, and what progress was reported: none where they were there already."""
+    progress: list[float] = []
+    return packed_weights(folder, quantization, lambda stage, fraction: progress.append(fraction)), progress
+
+
+def test_weights_are_packed_once_and_read_by_anybody(cache: Path, folder: Path) -> None:
+    first, progress = built(folder)
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    second, progress = built(folder)
+    assert progress == []
+    (file,) = cache.iterdir()
+    with safe_open(file, "pt") as stored:
+        assert set(stored.keys()) == set(first.stored)
+        for name in first.stored:
+            assert torch.equal(stored.get_tensor(name), first[name])
+            assert torch.equal(first[name], second[name])
+
+
+def test_what_is_quantised_and_what_is_not(cache: Path, folder: Path) -> None:
+    weights, _ = built(folder, "int4")
+    for name, place in weights.stored.items():
+        if name + SCALES in weights:
+            assert bits_of(place.shape) in (4, 8)
+        elif not name.endswith(SCALES):
+            assert place.dtype == torch.float32
+    quantised = {name.removesuffix(SCALES).split(".", 2)[-1] for name in weights.stored if name.endswith(SCALES)}
+    ffns = {f"{kind}.{part}.weight" for kind in ("text", "audio") for part in ("gate_up", "down")}
+    assert quantised == {"qkv.weight", "out.weight"} | ffns
+    assert not any(name.endswith(SCALES) for name in built(folder, "none")[0].stored)
+
+
+def test_the_texts_embeddings_stay_as_small_as_they_are(cache: Path, tmp_path: Path) -> None:
+    narrow = {name: tensor.bfloat16() for name, tensor in tiny_weights(1).items()}
+    weights, _ = built(write_language_model(tmp_path / "narrow", narrow))
+    assert torch.equal(weights["text_embedding"], narrow["model.embed_tokens.weight"])
+    assert torch.equal(weights["head.weight"], narrow["audio_lm_head.weight"].float())
+
+
+def test_the_memory_of_a_prompt_can_be_let_go(cache: Path, folder: Path) -> None:
+    weights, _ = built(folder)
+    before = weights["head.weight"].clone()
+    weights.let_go()
+    assert torch.equal(weights["head.weight"], before)
+
+
+def change_a_weight(folder: Path) -> None:
+    weights = tiny_weights(1)
+    weights["model.layers.1.self_attn.o_proj.weight"][0, 0] += 1
+    status = (folder / "model.safetensors").stat()
+    write_language_model(folder, weights)
+    os.utime(folder / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def touch(folder: Path) -> None:
+    os.utime(folder / "model.safetensors", (1, 1))
+
+
+def change_the_config(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace("500000.0", "10000.0"))
+
+
+@pytest.mark.parametrize("change", [change_a_weight, touch, change_the_config])
+def test_another_checkpoint_has_other_weights(cache: Path, folder: Path, change: Callable[[Path], None]) -> None:
+    first, _ = built(folder)
+    change(folder)
+    second, progress = built(folder)
+    assert progress
+    assert first.fingerprint != second.fingerprint
+    assert len(list(cache.iterdir())) == 2
+    assert built(folder, "int4")[0].fingerprint != second.fingerprint
+
+
+def test_a_copy_of_the_folder_is_the_same_checkpoint(cache: Path, folder: Path, tmp_path: Path) -> None:
+    built(folder)
+    shutil.copytree(folder, tmp_path / "copy")  # keeps times
+    assert built(tmp_path / "copy")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("interruption", "told"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left on device"), LoadError)],
+)
+def test_an_interrupted_build_leaves_nothing_behind(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException, told: type[BaseException]
+) -> None:
+    def interrupted(name: str, *_: object) -> list[tuple[str, torch.Tensor]]:
+        if name == "layers.1.qkv.weight":
+            raise interruption
+        return [(name, torch.zeros(1000))]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "_packed", interrupted)
+        with pytest.raises(told):
+            built(folder)
+    assert list(cache.iterdir()) == []
+    assert built(folder)[1]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_stays(cache: Path, folder: Path) -> None:
+    left, current = cache / f"a{packed._PARTIAL}", cache / f"b{packed._PARTIAL}"
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    current.write_bytes(b"half")
+    built(folder)
+    assert not left.exists()
+    assert current.exists()
+
+
+def test_a_file_that_was_cut_off_is_named(cache: Path, folder: Path) -> None:
+    built(folder)
+    (file,) = cache.iterdir()
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(LoadError, match="damaged"):
+        built(folder)

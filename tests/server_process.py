@@ -9,9 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120.0
@@ -20,11 +24,13 @@ START_SECONDS = 120.0
 class ServerProcess:
     """`python api_server.py …` until the block ends. `lines` holds what it has logged so far."""
 
+    script = ROOT / "api_server.py"
+
     def __init__(self, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self.arguments = list(arguments)
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
-        command = [sys.executable, str(ROOT / "api_server.py"), "--host", "127.0.0.1", "--port", "0", "--log-file", ""]
+        command = [sys.executable, str(self.script), "--host", "127.0.0.1", "--port", "0", "--log-file", ""]
         self.process = subprocess.Popen(
             [*command, *arguments],
             cwd=cwd,
@@ -99,3 +105,29 @@ class ServerProcess:
             self.lines.append(line)
             self._news.put(line)
         self._news.put(None)
+
+
+class FaultyServer(ServerProcess):
+    """A server whose model can be held and broken: see faulty_server.py."""
+
+    script = ROOT / "tests/faulty_server.py"
+
+    def control(self, verb: str, name: str, **options: Any) -> None:
+        """`hold`, `step`, `free` or `break` what `name` stands for."""
+        httpx.post(f"{self.url}/{verb}/{name}", params=options, timeout=60).raise_for_status()
+
+    def inside(self) -> dict[str, Any]:
+        """What runs, and how often what has been called."""
+        found: dict[str, Any] = httpx.get(f"{self.url}/inside", timeout=60).raise_for_status().json()
+        return found
+
+    def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Waits until what is inside is as it should be."""
+        end = time.monotonic() + 60
+        while not condition(found := self.inside()):
+            assert time.monotonic() < end, f"{found}\n{self.log}"
+        return found
+
+    def idle(self) -> None:
+        """Nothing runs, waits or speaks any more."""
+        self.until(lambda found: not any(found[name] for name in ("running", "waiting", "slots", "queued", "speaking")))

@@ -83,7 +83,20 @@ class Settings(BaseSettings):
         2048, ge=1, description="Longest answer in frames, 25 a second: the default of a request, and its cap."
     )
     max_running: int | None = Field(
-        None, ge=1, description="Utterances generated at the same time; by default what suits the device."
+        None, ge=1, description="Utterances generated at the same time; by default what suits model and device."
+    )
+    max_waiting: int | None = Field(
+        None,
+        ge=0,
+        description="Requests that may wait for their turn, more are answered 503; by default four for each that runs, "
+        "at least 32.",
+    )
+    request_timeout: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds a request may take, waiting included; its header x-request-timeout can only shorten it. "
+        "By default as long as it takes.",
     )
     max_context: int = Field(
         4096, ge=256, description="Positions an utterance has for prompt and answer together; memory goes with it."

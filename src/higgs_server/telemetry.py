@@ -81,6 +81,11 @@ class RequestRecord:
         return "ok" if self.complete else "cancelled"
 
     @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, below 0 once it has passed; None for no end."""
+        return None if self.deadline is None else self.deadline - self.clock.seconds()
+
+    @property
     def real_time_factor(self) -> float | None:
         """Seconds of generating for a second of sound; None without sound."""
         return self.generating / self.audio_seconds if self.audio_seconds else None

@@ -54,10 +54,12 @@ class SpeechError(Exception):
     """An error a user can act on. `str(error)` is English, `zh` the same in Chinese.
 
     `code` is for programs, `status` is the HTTP status that says the same, `param` names the field at fault.
+    `retry_after` is in seconds, None where waiting does not help.
     """
 
     status = 500
     code = "internal_error"
+    retry_after: int | None = None
 
     def __init__(self, message: str, zh: str | None = None, *, param: str | None = None, code: str | None = None):
         super().__init__(message)
@@ -98,7 +100,7 @@ class BadAudio(SpeechError):
 
 
 class NotReady(SpeechError):
-    """No model can speak at present. `retry_after` is in seconds, None where waiting does not help."""
+    """No model can speak at present."""
 
     status, code = 503, "not_ready"
 
@@ -343,6 +345,8 @@ class ModelInfo:
     features: frozenset[Feature]
     max_new_tokens: int
     dtype: str = "float32"
+    max_running: int = 1
+    """Utterances it works on at the same time; what is more had better wait."""
     note: str | None = None
     """Something a user must know about this model, in one sentence."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from make_tiny_checkpoint import make_tiny_checkpoint
-from server_process import ServerProcess
+from server_process import FaultyServer, ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +37,12 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
     """A client of the server that the test module means: the embedded voice's unless it says otherwise."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
+    """A ready server with a tiny checkpoint, two utterances at a time and three more in the queue."""
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("faulty"), seed=4)
+    with FaultyServer(["--model-path", str(folder), "--max-running", "2", "--max-waiting", "3"]) as process:
+        process.wait_ready()
+        yield process

@@ -128,11 +128,10 @@ class Conversation:
 
     async def _speak(self, sentence: str, index: int) -> None:
         body = SpeechBody(input=sentence, **self._config)
-        synthesizer = self._model.get()
-        script = await asyncio.to_thread(plan_speech, body, synthesizer, self._settings)
+        script = await asyncio.to_thread(plan_speech, body, self._model.get(), self._settings)
         start = {"format": body.response_format, "sample_rate": SAMPLING_RATE, "sentence_text": sentence}
         await self._send({"type": "audio.start", "sentence_index": index, **start})
-        async with aclosing(EncodedSpeech(speak(synthesizer, script), body).stream()) as sound:  # type: ignore[type-var]
+        async with aclosing(EncodedSpeech(speak(self._model, script), body).stream()) as sound:  # type: ignore[type-var]
             async for data in sound:
                 await self._socket.send_bytes(data)
         await self._send({"type": "audio.done", "sentence_index": index})

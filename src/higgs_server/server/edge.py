@@ -5,6 +5,7 @@ Pure ASGI, so that a closed connection and a stream pass through untouched.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from higgs_server.server.errors import Unauthorized, error_response, unexpected
 from higgs_server.server.studio import wants_page
 from higgs_server.settings import Settings
 from higgs_server.telemetry import Observer, RequestRecord, current_request
-from higgs_server.types import SpeechError, TooLarge
+from higgs_server.types import InvalidRequest, SpeechError, TooLarge
 
 _OPEN_PATHS = {"/health"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -40,6 +41,7 @@ class Edge:
         self._endpoints = endpoints
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._key = key.encode()
+        self._timeout = settings.request_timeout
         self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +81,7 @@ class Edge:
 
         try:
             self._check(scope["path"], headers)
+            record.deadline = self._deadline(headers)
             await self._app(scope, limited_receive, observed_send)
         except Exception as error:
             if status:
@@ -105,8 +108,10 @@ class Edge:
 
         try:
             try:
-                self._check(scope["path"], Headers(scope=scope))
-            except Unauthorized as error:
+                headers = Headers(scope=scope)
+                self._check(scope["path"], headers)
+                record.deadline = self._deadline(headers)
+            except SpeechError as error:
                 record.error = error
                 # Closed before it is accepted: the client sees HTTP 403.
                 await receive()
@@ -129,6 +134,23 @@ class Edge:
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
             raise self._too_large()
+
+    def _deadline(self, headers: Headers) -> float | None:
+        """Seconds the request may take: what the client gives it, within what the server does."""
+        given = headers.get("x-request-timeout")
+        if given is None:
+            return self._timeout
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = 0
+        if not 0 < seconds < math.inf:
+            raise InvalidRequest(
+                "x-request-timeout: send a number of seconds above 0.",
+                "x-request-timeout 应为大于 0 的秒数。",
+                param="x-request-timeout",
+            )
+        return min(seconds, self._timeout or math.inf)
 
     def _too_large(self) -> TooLarge:
         limit = f"{self._max_body / 2**20:.0f} MB"

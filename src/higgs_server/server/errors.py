@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from higgs_server.server.streaming import ClientGone
 from higgs_server.telemetry import current_request
-from higgs_server.types import InvalidRequest, NotReady, SpeechError, invalid_request
+from higgs_server.types import InvalidRequest, SpeechError, invalid_request
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +80,14 @@ def openai_error_body(error: SpeechError) -> dict[str, Any]:
 
 def error_response(error: SpeechError, headers: Mapping[str, str], path: str) -> JSONResponse:
     """Status, headers and body of an error, in the envelope of the API that `path` belongs to."""
-    retry_after = error.retry_after if isinstance(error, NotReady) else None
     extra: dict[str, str] = {}
-    if retry_after is not None:
-        extra["Retry-After"] = str(retry_after)
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
     if not path.startswith(OPENAI_PREFIX):
         return JSONResponse(error_body(error, headers), error.status, extra)
-    if retry_after is None and error.status != 429:
+    if error.retry_after is None:
         extra["x-should-retry"] = "false"
     # OpenAI's API knows no 422, and its clients treat it as 400.
     status = 400 if error.status == 422 else error.status

@@ -107,6 +107,11 @@ class _State(Collector):
             about = loaded.backend.info
             info.add_metric([about.name, about.device, about.dtype, __version__], 1.0)
         yield info
+        queue = self._model.admission.state
+        yield _gauge("requests_running", "Utterances whose turn it is.", queue.running)
+        yield _gauge("requests_running_limit", "Utterances that may have their turn at once.", queue.max_running)
+        yield _gauge("requests_waiting", "Utterances that wait for their turn.", queue.waiting)
+        yield _gauge("requests_waiting_limit", "Utterances that may wait.", queue.max_waiting)
         yield from _backend(loaded.backend.stats() if loaded else None)
 
 

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from higgs_server.backends import USE_EMBEDDED
+from higgs_server.server.admission import Admission
 from higgs_server.settings import EMBEDDED, Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.telemetry import progress_bar
@@ -26,7 +27,7 @@ class LoadState:
 
 
 class ServedModel:
-    """Loads one model in a thread of its own."""
+    """Loads one model in a thread of its own. `admission` says who may use it now."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -34,6 +35,7 @@ class ServedModel:
         self._closed = False
         self._lock = threading.Lock()
         self.state = LoadState()
+        self.admission = Admission(settings.max_waiting)
 
     def start(self) -> None:
         """Begins to load; returns at once."""
@@ -94,6 +96,7 @@ class ServedModel:
         with self._lock:
             closed = self._closed
             if not closed:
+                self.admission.max_running = synthesizer.backend.info.max_running
                 self._synthesizer = synthesizer
         if closed:
             synthesizer.close()

@@ -34,9 +34,9 @@ from higgs_server.server.schemas import (
     json_body,
     upload_body,
 )
-from higgs_server.server.streaming import ClientGone, first_then_rest, speak, speak_whole
+from higgs_server.server.streaming import ClientGone, SpokenResponse, first_then_rest, speak, speak_whole
 from higgs_server.settings import Settings
-from higgs_server.synthesizer import Synthesizer, join
+from higgs_server.synthesizer import join
 from higgs_server.types import SAMPLING_RATE, AudioChunk, Script, Speech, SpeechRequest
 
 SUCCESS_ZH, SUCCESS_EN = "音频生成成功", "Audio generated"
@@ -87,9 +87,8 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Speaks a text and answers with a whole WAV, base64 in JSON."""
         speech_request = await read_speech_request(request, settings)
-        synthesizer = model.get()
-        script = await asyncio.to_thread(synthesizer.plan, speech_request)
-        return await _answer(request, synthesizer, script, as_wav=False)
+        script = await asyncio.to_thread(model.get().plan, speech_request)
+        return await _answer(request, model, script, as_wav=False)
 
     @router.post("/generate-upload", response_model=Generated, openapi_extra=upload_body())
     async def generate_upload(request: Request) -> Response:
@@ -99,7 +98,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         voice = None if data is None else await asyncio.to_thread(uploaded_voice, data, transcript, settings)
         script = await asyncio.to_thread(synthesizer.plan, speech_request, voice)
         as_wav = "audio/wav" in request.headers.get("accept", "").lower()
-        return await _answer(request, synthesizer, script, as_wav=as_wav)
+        return await _answer(request, model, script, as_wav=as_wav)
 
     @router.post(
         "/generate-stream",
@@ -110,18 +109,17 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate_stream(request: Request) -> Response:
         """Speaks a text and sends the sound as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
         speech_request = await read_speech_request(request, settings)
-        synthesizer = model.get()
-        script = await asyncio.to_thread(synthesizer.plan, speech_request)
-        pieces = await first_then_rest(speak(synthesizer, script), request)
-        return StreamingResponse(
-            _events(request, script, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
+        script = await asyncio.to_thread(model.get().plan, speech_request)
+        pieces = await first_then_rest(speak(model, script), request)
+        return SpokenResponse(
+            _events(request, script, pieces), pieces, media_type="text/event-stream", headers=STREAM_HEADERS
         )
 
     return router
 
 
-async def _answer(request: Request, synthesizer: Synthesizer, script: Script, *, as_wav: bool) -> Response:
-    pieces = await speak_whole(request, synthesizer, script)
+async def _answer(request: Request, model: ServedModel, script: Script, *, as_wav: bool) -> Response:
+    pieces = await speak_whole(request, model, script)
     return await asyncio.to_thread(_whole, request, join(script, pieces), as_wav)
 
 

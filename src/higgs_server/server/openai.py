@@ -26,7 +26,7 @@ from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
 from higgs_server.server.native import STREAM_HEADERS
 from higgs_server.server.schemas import OPENAI_ERRORS, json_body
-from higgs_server.server.streaming import ClientGone, first_then_rest, speak
+from higgs_server.server.streaming import ClientGone, SpokenResponse, first_then_rest, speak
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.text.chunk import count_words
@@ -118,13 +118,14 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         """Speaks a text; the answer is the encoded sound, sent while it is made."""
         body = await read_json(request, SpeechBody)
         check_text_length(body.input, settings, "input")
-        synthesizer = model.get()
-        script = await asyncio.to_thread(plan_speech, body, synthesizer, settings)
-        sound = EncodedSpeech(await first_then_rest(speak(synthesizer, script), request), body)
+        script = await asyncio.to_thread(plan_speech, body, model.get(), settings)
+        pieces = await first_then_rest(speak(model, script), request)
+        sound = EncodedSpeech(pieces, body)
         headers = {**STREAM_HEADERS, "x-sample-rate": str(SAMPLING_RATE), "x-seed": str(script.sampling.seed)}
         if body.stream_format == "sse":
-            return StreamingResponse(_events(sound, script), 200, headers, "text/event-stream")
-        return StreamingResponse(sound.stream(), 200, headers, FORMATS[body.response_format].content_type)
+            return SpokenResponse(_events(sound, script), pieces, headers=headers, media_type="text/event-stream")
+        media_type = FORMATS[body.response_format].content_type
+        return SpokenResponse(sound.stream(), pieces, headers=headers, media_type=media_type)
 
     @router.get("/models")
     async def models() -> dict[str, Any]:

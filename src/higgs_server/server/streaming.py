@@ -15,8 +15,11 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from higgs_server.synthesizer import Synthesizer
+from higgs_server.server.admission import before_deadline
+from higgs_server.server.model import ServedModel
 from higgs_server.telemetry import current_request
 from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 
@@ -29,61 +32,91 @@ class ClientGone(Exception):
     """Nobody is there to answer."""
 
 
-async def speak(synthesizer: Synthesizer, script: Script) -> AsyncIterator[AudioChunk]:
-    """Performs the script in a thread of its own. Closing the iterator cancels it. Raises what the backend raises."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[object] = asyncio.Queue()
-    room = threading.Semaphore(_WAITING_CHUNKS)
-    cancellation = Cancellation()
-    cancellation.on_cancel(room.release)
+async def speak(model: ServedModel, script: Script) -> AsyncIterator[AudioChunk]:
+    """Waits for its turn, then performs the script in a thread of its own. Closing the iterator gives both up.
+
+    Raises Overloaded, DeadlineExceeded, NotReady, and what the backend raises.
+    """
     record = current_request.get()
+    async with model.admission.turn(record):
+        synthesizer = model.get()
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[object] = asyncio.Queue()
+        room = threading.Semaphore(_WAITING_CHUNKS)
+        cancellation = Cancellation()
+        cancellation.on_cancel(room.release)
 
-    def put(item: object) -> None:
-        # A loop that is closed has no client left.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+        def put(item: object) -> None:
+            # A loop that is closed has no client left.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(queue.put_nowait, item)
 
-    def perform() -> None:
-        started = time.perf_counter()
+        def perform() -> None:
+            started = time.perf_counter()
+            try:
+                for piece in synthesizer.perform(script, cancellation):
+                    record.generating += time.perf_counter() - started
+                    put(piece)
+                    room.acquire()
+                    if cancellation.cancelled:
+                        return
+                    started = time.perf_counter()
+                put(_END)
+            except Cancelled:
+                put(ClientGone())
+            except Exception as error:
+                put(error)
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(perform,), name="speak", daemon=True).start()
         try:
-            for piece in synthesizer.perform(script, cancellation):
-                record.generating += time.perf_counter() - started
-                put(piece)
-                room.acquire()
-                if cancellation.cancelled:
+            while True:
+                async with before_deadline(record):
+                    item = await queue.get()
+                if item is _END:
                     return
-                started = time.perf_counter()
-            put(_END)
-        except Cancelled:
-            put(ClientGone())
-        except Exception as error:
-            put(error)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(perform,), name="speak", daemon=True).start()
-    try:
-        while (item := await queue.get()) is not _END:
-            room.release()
-            if isinstance(item, Exception):
-                raise item
-            assert isinstance(item, AudioChunk)
-            record.hear(item)
-            yield item
-    finally:
-        cancellation.cancel()
+                room.release()
+                if isinstance(item, Exception):
+                    raise item
+                assert isinstance(item, AudioChunk)
+                record.hear(item)
+                yield item
+        finally:
+            cancellation.cancel()
 
 
-async def speak_whole(request: Request, synthesizer: Synthesizer, script: Script) -> list[AudioChunk]:
+async def speak_whole(request: Request, model: ServedModel, script: Script) -> list[AudioChunk]:
     """All chunks of a script. Raises ClientGone, and stops the work, when the client closes the connection."""
 
     async def collect() -> list[AudioChunk]:
-        async with aclosing(speak(synthesizer, script)) as pieces:  # type: ignore[type-var]
+        async with aclosing(speak(model, script)) as pieces:  # type: ignore[type-var]
             return [piece async for piece in pieces]
 
     return await _while_connected(request, collect())
 
 
-async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -> AsyncIterator[AudioChunk]:
+class FirstThenRest:
+    """Chunks of which the first has come already. Closing it stops the work, begun or not."""
+
+    def __init__(self, first: AudioChunk | None, rest: AsyncIterator[AudioChunk]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> FirstThenRest:
+        return self
+
+    async def __anext__(self) -> AudioChunk:
+        if self._first is None:
+            return await anext(self._rest)
+        first, self._first = self._first, None
+        return first
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        await self._rest.aclose()  # type: ignore[attr-defined]
+
+
+async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -> FirstThenRest:
     """Waits for the first chunk, so that a failure before any sound still has an HTTP status.
 
     Raises ClientGone, and stops the work, where the client closes the connection meanwhile: a queue and a long prompt
@@ -93,18 +126,26 @@ async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -
     async def begin() -> AudioChunk | None:
         return await anext(pieces, None)
 
-    first = await _while_connected(request, begin())
+    return FirstThenRest(await _while_connected(request, begin()), pieces)
 
-    async def rest() -> AsyncIterator[AudioChunk]:
+
+class SpokenResponse(StreamingResponse):
+    """A response made of chunks; stops their making however it ends: sent, failed, or not wanted any more."""
+
+    def __init__(self, content: AsyncIterator[bytes], pieces: FirstThenRest, **options: Any) -> None:
+        """`options` are those of StreamingResponse."""
+        super().__init__(content, **options)
+        self._content = content
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         try:
-            if first is not None:
-                yield first
-                async for piece in pieces:
-                    yield piece
+            await super().__call__(scope, receive, send)
         finally:
-            await pieces.aclose()  # type: ignore[attr-defined]
-
-    return rest()
+            # A generator that never began has nothing to close, what it would have read has.
+            await self._content.aclose()  # type: ignore[attr-defined]
+            await self._pieces.aclose()
 
 
 async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -6,6 +6,7 @@ it refuses before the first sound (DESIGN 5.5), never speaking with something el
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,8 +83,13 @@ class _Sentence:
 class EmbeddedBackend:
     """`engine.interface.Backend` over one Kokoro session."""
 
-    def __init__(self, kokoro: Kokoro, heart: Heart | None = None, max_new_tokens: int = 2048) -> None:
-        """`heart` speaks the English of the voice it resembles; without it Kokoro does, more slowly."""
+    def __init__(
+        self, kokoro: Kokoro, heart: Heart | None = None, max_new_tokens: int = 2048, max_running: int | None = None
+    ) -> None:
+        """`heart` speaks the English of the voice it resembles; without it Kokoro does, more slowly.
+
+        `max_running` None is one utterance a core: more of them would only share it.
+        """
         self._kokoro = kokoro
         self._heart = heart
         self._closed = False
@@ -93,6 +99,7 @@ class EmbeddedBackend:
             dtype="int8",
             features=frozenset({Feature.SINGLE_SPEAKER, Feature.MULTI_SPEAKER, Feature.SMART_VOICE, Feature.STREAMING}),
             max_new_tokens=max_new_tokens,
+            max_running=max_running or os.cpu_count() or 1,
             note=_NOTE,
             extra={"voices": list(VOICES)},
         )
@@ -102,7 +109,7 @@ class EmbeddedBackend:
         """Reads the weights and says a word, so that the first request does not wait for anything. Raises LoadError."""
         weights = read_weights(progress)
         progress("preparing the embedded voice", 0.5)
-        backend = cls(Kokoro(weights), Heart(), options.max_new_tokens)
+        backend = cls(Kokoro(weights), Heart(), options.max_new_tokens, options.max_running)
         del weights
         progress("warming up the embedded voice", 0.9)
         for text in ("Ready.", "好。"):

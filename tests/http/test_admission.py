@@ -1,0 +1,174 @@
+"""The queue before the model: bounded, fair, with deadlines, the same for every transport. The model is held still
+meanwhile, so that nothing here depends on speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from answers import events
+from server_process import FaultyServer
+
+BODY = {"text": "Hello there.", "seed": 5, "max_new_tokens": 30}
+SPEECH = {"input": "Hello there.", "seed": 5, "max_new_tokens": 30, "response_format": "pcm"}
+PATHS = {
+    "generate": ("/generate", {"json": BODY}),
+    "stream": ("/generate-stream", {"json": BODY}),
+    "upload": ("/generate-upload", {"data": BODY, "files": {"none": b""}}),
+    "speech": ("/v1/audio/speech", {"json": SPEECH}),
+    "sse": ("/v1/audio/speech", {"json": {**SPEECH, "stream_format": "sse"}}),
+}
+
+
+@pytest.fixture
+def server(faulty_server: FaultyServer) -> Iterator[FaultyServer]:
+    """Its model is held still, and nothing of other tests is left in it."""
+    faulty_server.idle()
+    faulty_server.control("hold", "prefill")
+    yield faulty_server
+    faulty_server.control("free", "prefill")
+    faulty_server.idle()
+
+
+class Callers:
+    """Requests in threads of their own, which arrive in the order of their calls."""
+
+    def __init__(self, server: FaultyServer, pool: ThreadPoolExecutor) -> None:
+        self._server = server
+        self._pool = pool
+        self.requests: list[Future[httpx.Response]] = []
+
+    def ask(self, caller: str, kind: str = "generate", **headers: str) -> Future[httpx.Response]:
+        """Sends a request and waits until it runs or waits."""
+
+        def request() -> httpx.Response:
+            path, body = PATHS[kind]
+            named = {"x-forwarded-for": caller, "accept-language": "en", **headers}
+            return httpx.post(self._server.url + path, headers=named, timeout=120, **body)
+
+        def seen(inside: dict[str, Any]) -> int:
+            return inside["running"] + inside["waiting"] + sum(request.done() for request in self.requests)
+
+        before = seen(self._server.inside())
+        future = self._pool.submit(request)
+        self.requests.append(future)
+        self._server.until(lambda inside: seen(inside) > before)
+        return future
+
+
+@pytest.fixture
+def callers(server: FaultyServer) -> Iterator[Callers]:
+    with ThreadPoolExecutor(16) as pool:
+        yield Callers(server, pool)
+        server.control("free", "prefill")
+
+
+@contextmanager
+def session(server: FaultyServer, **headers: str) -> Iterator[ClientConnection]:
+    """A WebSocket that has asked for one sentence."""
+    url = server.url.replace("http", "ws") + "/v1/audio/speech/stream"
+    with connect(url, additional_headers=headers) as socket:
+        socket.send(json.dumps({"type": "session.config", "seed": 5, "max_new_tokens": 30}))
+        socket.send(json.dumps({"type": "input.text", "text": "Hello there. "}))
+        yield socket
+
+
+def errors_of(socket: ClientConnection) -> dict[str, Any]:
+    while True:
+        message = socket.recv(timeout=60)
+        if isinstance(message, str) and json.loads(message)["type"] == "error":
+            return json.loads(message)  # type: ignore[no-any-return]
+
+
+def test_past_the_queue_every_transport_is_told_when_to_come_back(server: FaultyServer, callers: Callers) -> None:
+    for number in range(5):
+        callers.ask(f"10.0.0.{number}")
+    inside = server.inside()
+    assert (inside["running"], inside["waiting"], inside["speaking"]) == (2, 3, 2)
+    for kind in PATHS:
+        answer = callers.ask("10.0.0.9", kind).result(60)
+        assert answer.status_code == 503
+        error = answer.json()["error"]
+        assert error["code"] == "overloaded"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["retry-after"] in (error.get("message") or answer.json()["message"])
+    with session(server) as socket:
+        assert errors_of(socket)["code"] == "overloaded"
+    server.control("free", "prefill")
+    wait(callers.requests)
+    assert [request.result().status_code for request in callers.requests[:5]] == [200] * 5
+
+
+def test_a_burst_of_one_client_leaves_room_for_others(server: FaultyServer, callers: Callers) -> None:
+    burst = [callers.ask("10.0.1.1") for _ in range(5)]
+    late = callers.ask("10.0.1.2", "stream")
+    # It takes the seat of the burst's youngest.
+    assert burst[-1].result(60).status_code == 503
+    server.control("free", "prefill")
+    wait(callers.requests)
+    assert late.result().status_code == 200
+    assert list(events(late.result().text.splitlines()))[-2]["type"] == "done"
+    assert [request.result().status_code for request in burst[:4]] == [200] * 4
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_a_deadline_that_passes_in_the_queue(server: FaultyServer, callers: Callers, kind: str) -> None:
+    running = [callers.ask(f"10.0.2.{number}") for number in range(2)]
+    before = server.inside()["calls"]
+    late = callers.ask("10.0.2.9", kind, **{"x-request-timeout": "0.2"}).result(60)
+    assert late.status_code == 504
+    assert late.json()["error"]["code"] == "deadline_exceeded"
+    assert "0.2 seconds" in late.text
+    assert "retry-after" not in late.headers
+    server.control("free", "prefill")
+    wait(running)
+    assert server.inside()["waiting"] == 0
+    assert server.inside()["calls"]["prefill"] <= before["prefill"] + 2 * 10  # the pieces of two prompts
+
+
+def test_a_deadline_that_passes_before_the_first_sound(server: FaultyServer, callers: Callers) -> None:
+    for kind in PATHS:
+        assert callers.ask("10.0.3.1", kind, **{"x-request-timeout": "0.2"}).result(60).status_code == 504
+        # The step it was in is still held; nobody else waits for it.
+        assert server.inside()["running"] == 0
+    with session(server, **{"x-request-timeout": "0.2"}) as socket:
+        assert errors_of(socket)["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "inf", "nan", ""])
+def test_a_deadline_that_is_none(server: FaultyServer, given: str) -> None:
+    answer = httpx.post(f"{server.url}/generate", json=BODY, headers={"x-request-timeout": given})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == {"code": "invalid_request", "param": "x-request-timeout"}
+
+
+def test_a_deadline_that_passes_amid_the_sound(faulty_server: FaultyServer) -> None:
+    server = faulty_server
+    long = {"text": "Hello there. " * 50, "seed": 5, "max_new_tokens": 1_500}
+    headers = {"x-request-timeout": "1.5", "accept-language": "en"}
+    server.idle()
+    with httpx.stream("POST", f"{server.url}/generate-stream", json=long, headers=headers, timeout=60) as answer:
+        lines = answer.iter_lines()
+        found = [next(events(lines))]
+        server.control("hold", "decode")
+        found += list(events(lines))
+    assert [event["type"] for event in found[-2:]] == ["error", "[DONE]"]
+    assert found[-2]["error"]["code"] == "deadline_exceeded"
+    server.control("free", "decode")
+    server.idle()
+    body = {"input": long["text"], "seed": 5, "response_format": "pcm", "max_new_tokens": 1_500}
+    with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers=headers, timeout=60) as answer:
+        sound = answer.iter_raw()
+        assert next(sound)
+        server.control("hold", "decode")
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            list(sound)
+    server.control("free", "decode")
+    server.idle()

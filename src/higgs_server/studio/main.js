@@ -2,7 +2,8 @@
 //
 // Seams
 //   A view     is a module in views/ that exports a View (below) and is named in VIEWS; its words are in
-//              NAME.words.js and added with addWords({en, zh}); its style is styles/NAME.css, linked in index.html.
+//              NAME.words.js, a module that calls addWords({en, zh}) and is imported for that; its style is
+//              styles/NAME.css, linked in index.html.
 //   core/      knows no element of the page: api (ask, askJson, speak, ApiError), server (status, info, can()),
 //              library (voices, scenes, profiles, clip()), sound (Sound, silence, wav, decode), player (one
 //              loudspeaker), takes (Take: request + sound, kept in IndexedDB), store (drafts, takes), files (download,

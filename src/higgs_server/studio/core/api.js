@@ -1,7 +1,7 @@
 // The server's public endpoints over fetch: the key, the language, errors as sentences, and speech as it is made.
 // Knows no view.
 
-import { language, t } from "./i18n.js";
+import { hasWords, language, t } from "./i18n.js";
 
 /** What went wrong, as a sentence to show. `code` is the server's, or `unreachable`, `cut_off`, `cancelled`. */
 export class ApiError extends Error {
@@ -74,7 +74,8 @@ function asApiError(error, code) {
 
 async function refusal(response) {
   const body = await response.json().catch(() => null);
-  const message = body?.message ?? body?.error?.message ?? t("error.status", { status: response.status });
+  const own = `error.${body?.error?.code}`; // what /v1 says is English, always
+  const message = hasWords(own) ? t(own) : (body?.message ?? body?.error?.message ?? t("error.status", { status: response.status }));
   const seconds = Number(response.headers.get("retry-after"));
   return new ApiError(message, { status: response.status, code: body?.error?.code ?? "", retryAfter: seconds || null, body });
 }

@@ -48,16 +48,12 @@ export function asCurl(kept, withKey) {
 
 /** A take's request as a Python program that needs no package. */
 export function asPython(kept, withKey) {
-  const body = JSON.stringify(compact(speechBody(kept, "mp3")), null, 4);
-  const key = withKey ? '\n    "Authorization": "Bearer " + os.environ["HIGGS_KEY"],' : "";
-  return `import json
-import os
+  const body = JSON.stringify(compact(speechBody(kept, "mp3")), null, 4); // without nulls, JSON is Python
+  return `import json${withKey ? "\nimport os" : ""}
 from urllib.request import Request, urlopen
 
-body = json.loads(r'''${body.replaceAll("'''", "''\\u0027")}''')
-headers = {${key}
-    "Content-Type": "application/json",
-}
+body = ${body}
+headers = {"Content-Type": "application/json"${withKey ? ', "Authorization": "Bearer " + os.environ["HIGGS_KEY"]' : ""}}
 with urlopen(Request("${ADDRESS()}", json.dumps(body).encode(), headers)) as answer:
     with open("take.mp3", "wb") as file:
         file.write(answer.read())

@@ -26,6 +26,9 @@ export function t(key, values = {}) {
   return words.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** Whether there are words under a key. */
+export const hasWords = (key) => key in WORDS[current];
+
 /** Gives an element (or one of its attributes) the words under a key, in whatever language the page is in. */
 export function bind(element, attribute, key, values = {}) {
   if (!bindings.has(element)) bindings.set(element, new Map());

@@ -13,7 +13,7 @@ import { decode } from "./sound.js";
  * @property {boolean} [read_only] shipped, or not to be changed from here
  */
 
-/** Dispatches `change` when the lists have been read anew. */
+/** Dispatches `change` when the lists have been read anew, and `use` when somebody wants to speak with a voice. */
 class Library extends EventTarget {
   /** @type {Voice[]} */
   voices = [];
@@ -41,6 +41,11 @@ class Library extends EventTarget {
       this.#clips.set(name, fetched);
     }
     return this.#clips.get(name);
+  }
+
+  /** Speaks with this voice from now on: for the view that speaks. */
+  use(name) {
+    this.dispatchEvent(new CustomEvent("use", { detail: name }));
   }
 
   /** A voice was changed or is gone: its clip is fetched anew. */

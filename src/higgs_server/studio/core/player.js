@@ -19,8 +19,9 @@ class Player extends EventTarget {
   /** Where the schedule begins: this sample sounds at this time of the context. */
   #startSample = 0;
   #startTime = 0;
-  /** First sample not scheduled yet. */
+  /** First sample not scheduled yet, and the one before which it ends. */
   #next = 0;
+  #to = Infinity;
   /** Seconds that must be there before a sound that ran dry goes on; more each time. */
   #cushion = 0;
   #grow = () => this.#pump();
@@ -31,8 +32,8 @@ class Player extends EventTarget {
   /** Whether it plays but has run ahead of a sound that is still being made. */
   waiting = false;
 
-  /** Plays a sound from a second on; whatever played before stops. */
-  async play(sound, from = 0) {
+  /** Plays a sound from one second to another; whatever played before stops. */
+  async play(sound, from = 0, to = Infinity) {
     this.stop();
     this.sound = sound;
     // Made, or woken, here: browsers allow it only as the answer to a click.
@@ -42,6 +43,7 @@ class Player extends EventTarget {
     await awake;
     if (this.sound !== sound) return;
     this.#startSample = this.#next = Math.round(from * RATE);
+    this.#to = Math.round(to * RATE);
     this.#cushion = 0;
     this.#start();
   }
@@ -119,26 +121,28 @@ class Player extends EventTarget {
   #pump() {
     const { sound } = this;
     const now = this.#context.currentTime;
+    const length = Math.min(sound.length, this.#to);
+    const complete = sound.ended || length === this.#to;
     if (!this.waiting && this.#endTime() <= now) {
-      if (this.#next >= sound.length && sound.ended) return this.#over();
+      if (this.#next >= length && complete) return this.#over();
       this.waiting = true;
       this.#startSample = this.#next;
       this.#cushion = Math.min(8, Math.max(0.5, this.#cushion * 2));
       this.#changed();
     }
     if (this.waiting) {
-      const there = sound.length - this.#next;
-      if (there <= 0 && sound.ended) return this.#over();
-      if (there <= 0 || (there < this.#cushion * RATE && !sound.ended)) return;
+      const there = length - this.#next;
+      if (there <= 0 && complete) return this.#over();
+      if (there <= 0 || (there < this.#cushion * RATE && !complete)) return;
       this.waiting = false;
       this.#startTime = now + 0.02;
       this.#changed();
     }
-    while (this.#next < sound.length && this.#endTime() - now < AHEAD_SECONDS) this.#schedule();
+    while (this.#next < length && this.#endTime() - now < AHEAD_SECONDS) this.#schedule(Math.min(length, this.#next + PIECE));
   }
 
-  #schedule() {
-    const samples = this.sound.slice(this.#next, this.#next + PIECE);
+  #schedule(to) {
+    const samples = this.sound.slice(this.#next, to);
     const buffer = this.#context.createBuffer(1, samples.length, RATE);
     const channel = buffer.getChannelData(0);
     for (let i = 0; i < samples.length; i++) channel[i] = samples[i] / 32768;

@@ -5,7 +5,7 @@ import { ApiError, askJson } from "./api.js";
 const EVERY = { ready: 10_000, busy: 2_000, away: 2_000 };
 const FEATURES = { cloning: "语音克隆", scenes: "场景描述", several: "多说话人音频生成" };
 
-/** Dispatches `change` when something about the server has changed. */
+/** Dispatches `change` when something about the server has changed, and `ability` when what can() says may have. */
 class Server extends EventTarget {
   /** @type {"unknown" | "ready" | "loading" | "failed" | "away" | "locked"} */
   status = "unknown";
@@ -17,6 +17,7 @@ class Server extends EventTarget {
   busy = false;
   #timer = 0;
   #seen = "";
+  #able = "";
 
   start() {
     document.addEventListener("visibilitychange", () => !document.hidden && this.look());
@@ -37,6 +38,11 @@ class Server extends EventTarget {
     if (seen !== this.#seen) {
       this.#seen = seen;
       this.dispatchEvent(new Event("change"));
+    }
+    const able = JSON.stringify([this.info?.is_loaded, this.info?.model_name, this.info?.supported_features]);
+    if (able !== this.#able) {
+      this.#able = able;
+      this.dispatchEvent(new Event("ability"));
     }
     clearTimeout(this.#timer);
     const pace = this.status === "ready" ? (this.busy ? "busy" : "ready") : "away";

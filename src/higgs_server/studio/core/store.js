@@ -4,7 +4,9 @@
 const opening = new Promise((resolve, reject) => {
   const request = indexedDB.open("studio", 1);
   request.onupgradeneeded = () => {
-    request.result.createObjectStore("drafts");
+    const drafts = request.result.createObjectStore("drafts", { keyPath: ["name", "tab"] });
+    drafts.createIndex("name", "name");
+    drafts.createIndex("saved", "saved");
     request.result.createObjectStore("takes", { keyPath: "id" }).createIndex("view", "view");
     request.result.createObjectStore("pieces"); // by [take, index]
   };
@@ -24,14 +26,33 @@ async function run(names, mode, act) {
   });
 }
 
+const TAB = "studio.tab";
+const WEEK = 7 * 24 * 3600 * 1000;
+/** This tab, also after a reload: two tabs with two texts must not overwrite each other. */
+const tab = (sessionStorage[TAB] ??= String(Math.random()).slice(2));
+
 const piecesOf = (id) => IDBKeyRange.bound([id, 0], [id, Infinity]);
 const tabs = new BroadcastChannel("studio");
 
 export const store = {
-  /** @returns {Promise<any>} undefined where there is none */
-  draft: (name) => run("drafts", "readonly", (db) => db.objectStore("drafts").get(name)),
+  /** This tab's draft or, in a new tab, the latest one. @returns {Promise<any>} undefined where there is none */
+  async draft(name) {
+    const all = await run("drafts", "readonly", (db) => db.objectStore("drafts").index("name").getAll(name));
+    all.sort((a, b) => Number(b.tab === tab) - Number(a.tab === tab) || b.saved - a.saved);
+    return all[0]?.value;
+  },
 
-  saveDraft: (name, value) => run("drafts", "readwrite", (db) => db.objectStore("drafts").put(value, name)),
+  /** Replaces this tab's draft; those that other tabs left a week ago go. */
+  saveDraft: (name, value) =>
+    run("drafts", "readwrite", (db) => {
+      const drafts = db.objectStore("drafts");
+      drafts.put({ name, tab, saved: Date.now(), value });
+      drafts.index("saved").openKeyCursor(IDBKeyRange.upperBound(Date.now() - WEEK)).onsuccess = ({ target: { result } }) => {
+        if (!result) return;
+        drafts.delete(result.primaryKey);
+        result.continue();
+      };
+    }),
 
   /** The takes of a view, oldest first. */
   async takes(view) {

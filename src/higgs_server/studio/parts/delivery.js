@@ -13,6 +13,8 @@ const SLIDERS = [
   { name: "top_p", min: 0.05, max: 1, step: 0.05, usual: 0.95, read: (value) => `${Math.round(value * 100)} %` },
   { name: "top_k", min: 0, max: 200, step: 5, usual: 50, read: (value) => (value ? number(value) : t("delivery.all")) },
   { name: "ras_win_max_num_repeat", min: 1, max: 10, step: 1, usual: 2, read: number },
+  // 0 is ours for the server's limit, which the wire calls null.
+  { name: "max_new_tokens", min: 0, max: 4000, step: 25, usual: 0, read: (value) => (value ? clock(value / FRAMES_PER_SECOND) : t("delivery.limit")) },
   { name: "ras_win_len", min: 0, max: 50, step: 1, usual: 7, read: (value) => (value ? clock(value / FRAMES_PER_SECOND) : t("delivery.off")) },
 ];
 
@@ -77,9 +79,18 @@ export function delivery({ change }) {
     reason.hidden = server.can("sampling");
   }
 
-  server.addEventListener("change", grey);
+  server.addEventListener("ability", grey);
   document.addEventListener("languagechange", () => rows.forEach((row) => row.write()));
   write(values);
   grey();
-  return { element: h("div", {}, reason, box), get value() { return values; }, set value(given) { write(given); } };
+  return {
+    element: h("div", { class: "stack" }, reason, box),
+    /** Fields of a request. */
+    get value() {
+      return { ...values, max_new_tokens: values.max_new_tokens || null };
+    },
+    set value(given) {
+      write(given);
+    },
+  };
 }

@@ -116,7 +116,7 @@ export function takeCard(take, { actions = [], ondelete, differs = () => false }
   );
   take.addEventListener("change", draw);
   take.sound.addEventListener("grow", () => (length.textContent = clock(take.sound.seconds)));
-  listen(card, server, "change", draw);
+  listen(card, server, "ability", draw);
   listen(card, document, "languagechange", draw);
   draw();
   return card;

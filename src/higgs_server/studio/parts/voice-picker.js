@@ -50,12 +50,15 @@ export function voicePicker({ change }) {
     fill(
       box,
       card(null, h("span", { t: "voice.any" }), note("voice.any.detail")),
-      library.voices.map(({ name, language: spoken, transcript }) =>
-        card(name, name, transcript && h("span", { class: "voice-detail", lang: spoken ?? "" }, transcript), {
+      library.voices.map(({ name, language: spoken, transcript, read_only: shipped }) => {
+        const able = shipped !== false || server.can("cloning");
+        const detail = able ? transcript && h("span", { class: "voice-detail", lang: spoken ?? "" }, transcript) : note("cannot.described");
+        return card(name, name, detail, {
           clip: name,
+          disabled: !able,
           meta: spoken && h("span", { t: `language.${spoken}` }),
-        }),
-      ),
+        });
+      }),
       library.profiles.map(({ name, description }) =>
         card(`profile:${name}`, name.replaceAll("_", " "), h("span", { class: "voice-detail", lang: "en" }, described ? description : h("span", { t: "cannot.described" })), {
           disabled: !described,
@@ -66,7 +69,7 @@ export function voicePicker({ change }) {
   }
 
   library.addEventListener("change", draw);
-  server.addEventListener("change", draw);
+  server.addEventListener("ability", draw);
   draw();
   return {
     element: box,

@@ -9,11 +9,12 @@ const GAP = 1;
 const STEP_SECONDS = 1;
 
 /**
- * The waveform of a sound, a slider for the keyboard. `expected()` says how many seconds a growing sound will have.
+ * The waveform of a sound, a slider for the keyboard. `expected()` says how many seconds a growing sound will have,
+ * `selection()` which seconds of it count; dispatch `draw` on the element when that has changed.
  * @param {import("../core/sound.js").Sound} sound
- * @param {{expected?: () => number}} [options]
+ * @param {{expected?: () => number, selection?: () => [number, number]}} [options]
  */
-export function waveform(sound, { expected = () => 0 } = {}) {
+export function waveform(sound, { expected = () => 0, selection = () => [0, Infinity] } = {}) {
   const canvas = h("canvas", {
     class: "waveform",
     role: "slider",
@@ -64,6 +65,7 @@ export function waveform(sound, { expected = () => 0 } = {}) {
     pen.clearRect(0, 0, width, height);
     const played = (position() / total()) * width;
     const perPixel = (total() * 100) / width; // peaks are 10 ms each
+    const [first, last] = selection().map((seconds) => (seconds / total()) * width);
     for (let x = 0; x < width; x += BAR + GAP) {
       const from = Math.floor(x * perPixel);
       const to = Math.max(from + 1, Math.floor((x + BAR + GAP) * perPixel));
@@ -72,7 +74,7 @@ export function waveform(sound, { expected = () => 0 } = {}) {
       for (let i = from; i < to && i < sound.peaks.length; i++) peak = Math.max(peak, sound.peaks[i]);
       const size = there ? Math.max(2, (peak / 32768) ** 0.7 * height) : 1;
       pen.fillStyle = x < played ? style.caretColor : style.color;
-      pen.globalAlpha = there ? 1 : 0.35;
+      pen.globalAlpha = there && x >= first && x <= last ? 1 : 0.35;
       pen.fillRect(x, (height - size) / 2, BAR, size);
     }
     canvas.setAttribute("aria-valuemax", total().toFixed(1));
@@ -87,6 +89,7 @@ export function waveform(sound, { expected = () => 0 } = {}) {
 
   sound.addEventListener("grow", later);
   sound.addEventListener("end", later);
+  canvas.addEventListener("draw", later);
   listen(canvas, player, "change", later);
   listen(canvas, document, "themechange", later);
   new ResizeObserver(later).observe(canvas);

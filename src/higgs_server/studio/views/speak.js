@@ -2,7 +2,7 @@
 // Knows nothing of how sound is fetched, kept or played.
 
 import { fill, h, icon } from "../core/dom.js";
-import { addWords, clock, t } from "../core/i18n.js";
+import { clock, t } from "../core/i18n.js";
 import { library } from "../core/library.js";
 import { player } from "../core/player.js";
 import { server } from "../core/server.js";
@@ -12,19 +12,18 @@ import { delivery } from "../parts/delivery.js";
 import { complain, say } from "../parts/notices.js";
 import { expectedSeconds, takeCard } from "../parts/take-card.js";
 import { voicePicker } from "../parts/voice-picker.js";
-import { WORDS } from "./speak.words.js";
-
-addWords(WORDS);
+import "./speak.words.js";
 
 const VIEW = "speak";
 /** As /v1/audio/speech cuts long texts: a download in another format is then the same speech. */
 const CUT = { chunk_method: "word", chunk_max_word_num: 100 };
 
 const text = h("textarea", { id: "text", rows: 7, "t:placeholder": "speak.placeholder", oninput: keep, onkeydown: shortcut });
-const count = h("span", { class: "help", id: "text-count" });
+const count = h("span", { class: "help push" });
 const voices = voicePicker({ change: keep });
 const scene = h("select", { id: "scene", onchange: keep });
 const sceneReason = h("p", { class: "cannot", t: "cannot.scenes" });
+const sceneWords = h("p", { class: "help", lang: "en" });
 const sliders = delivery({ change: keep });
 const speakButton = h("button", { type: "button", class: "primary", onclick: speak }, icon("play"), h("span", { t: "speak" }));
 const cancelButton = h("button", { type: "button", hidden: true, onclick: () => running?.cancel() }, icon("stop"), h("span", { t: "cancel" }));
@@ -47,6 +46,7 @@ function draft() {
 function keep() {
   wantedScene = scene.value;
   showCount();
+  showScene();
   store.saveDraft(VIEW, draft()).catch(complain);
 }
 
@@ -61,6 +61,10 @@ function load({ text: words, voice, scene: place, values }) {
 
 function showCount() {
   count.textContent = text.value.trim() ? t("speak.count", { seconds: clock(expectedSeconds(text.value)) }) : "";
+}
+
+function showScene() {
+  sceneWords.textContent = server.can("scenes") ? (library.scenes.find(({ name }) => name === scene.value)?.content ?? "") : "";
 }
 
 /** The request as the page stands. */
@@ -176,6 +180,7 @@ function drawScenes() {
   fill(scene, h("option", { value: "", t: "scene.none" }), options);
   scene.value = library.scenes.some(({ name }) => name === wantedScene) ? wantedScene : "";
   scene.disabled = !can;
+  showScene();
   sceneReason.hidden = can;
 }
 
@@ -198,7 +203,7 @@ export const speakView = {
       "div",
       { class: "desk" },
       h("label", { class: "sr", for: "text", t: "speak.text" }),
-      h("div", { class: "sheet" }, text, h("div", { class: "row end" }, count)),
+      h("div", { class: "sheet" }, text, h("div", { class: "row" }, h("span", { class: "help", t: "speak.shortcut" }), count)),
       h("div", { class: "row wrap deck" }, speakButton, cancelButton, progress, left),
       h("h2", { t: "speak.takes" }),
       empty,
@@ -208,14 +213,20 @@ export const speakView = {
       "aside",
       { class: "side", "t:aria-label": "speak.settings" },
       h("section", {}, h("h2", { t: "voice" }), voices.element),
-      h("section", {}, h("h2", {}, h("label", { for: "scene", t: "scene" })), sceneReason, scene),
+      h("section", {}, h("h2", {}, h("label", { for: "scene", t: "scene" })), sceneReason, scene, sceneWords),
       h("section", {}, h("h2", { t: "delivery" }), sliders.element),
     ),
   ),
   async start() {
     library.addEventListener("change", drawScenes);
-    server.addEventListener("change", drawScenes);
+    server.addEventListener("ability", drawScenes);
     document.addEventListener("languagechange", () => (showCount(), showProgress()));
+    library.addEventListener("use", ({ detail }) => {
+      voices.value = detail;
+      keep();
+      location.hash = VIEW;
+      text.focus();
+    });
     onOtherTab(VIEW, () => readTakes().catch(complain));
     drawScenes();
     const saved = await store.draft(VIEW);

@@ -18,7 +18,8 @@ from higgs_server.types import SpeechError, SpeechRequest
 
 NONE = "–"
 READMES = [Page("README.md"), Page("README.zh-CN.md")]
-PAGES = [*READMES, Page("ARCHITECTURE.md"), Page("CHANGELOG.md")]
+OPERATIONS = Page("docs/operations.md")
+PAGES = [*READMES, OPERATIONS, *map(Page, ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"))]
 
 each_readme = pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 
@@ -64,6 +65,12 @@ def test_every_error(page: Page) -> None:
     assert answered <= documented
 
 
+def test_every_error_is_explained_to_who_runs_the_server() -> None:
+    section = OPERATIONS.text.partition("## What an error means")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))))
+    assert {kind.code for kind in _error_kinds(SpeechError) if kind is not BadSettings} <= explained
+
+
 def _error_kinds(kind: type[SpeechError]) -> Iterator[type[SpeechError]]:
     if kind.__module__.startswith("higgs_server"):
         yield kind
@@ -98,7 +105,8 @@ def test_both_readmes_have_the_same_parts() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Page) -> None:
-    assert [target for target in page.links if not (ROOT / target.partition("#")[0]).exists()] == []
+    folder = (ROOT / page.name).parent
+    assert [target for target in page.links if not (folder / target.partition("#")[0]).exists()] == []
 
 
 def test_architecture_names_files_that_exist() -> None:

@@ -1,0 +1,167 @@
+"""What ships under deploy/ fits the server: its settings, endpoints, commands and metrics, and itself."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import json
+import re
+import shlex
+import tomllib
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from docs.page import ROOT, Page
+from higgs_server.server.app import create_app
+from higgs_server.settings import ENV_PREFIX, Settings
+
+DEPLOY = ROOT / "deploy"
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+OPERATIONS = Page("docs/operations.md")
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, str]:
+    """Type by name of every metric, as `/metrics` names them."""
+
+    async def scrape() -> str:
+        transport = httpx.ASGITransport(create_app(Settings()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return (await client.get("/metrics")).text
+
+    families = text_string_to_metric_families(asyncio.run(scrape()))
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in families
+        if not family.name.endswith("_created")
+    }
+
+
+def _metrics_in(text: str) -> set[str]:
+    """Names without what a histogram's series add to them."""
+    names = set(re.findall(r"\b(?:higgs|process)_[a-z_]+", text)) - {"higgs_server"}
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+
+
+@pytest.mark.parametrize("name", ["grafana-dashboard.json", "prometheus-alerts.yaml", "kubernetes.yaml"])
+def test_every_metric_that_is_named_is_exported(name: str, exported: dict[str, str]) -> None:
+    named = _metrics_in((DEPLOY / name).read_text())
+    assert named
+    assert named <= exported.keys()
+
+
+def test_every_metric_is_documented(exported: dict[str, str]) -> None:
+    documented = {row[0]: row[1] for row in OPERATIONS.rows if row[0].startswith(("higgs_", "process_"))}
+    assert documented == {name: kind for name, kind in exported.items() if name in documented or "higgs" in name}
+
+
+def test_every_own_metric_is_on_the_dashboard(exported: dict[str, str]) -> None:
+    shown = _metrics_in((DEPLOY / "grafana-dashboard.json").read_text())
+    assert {name for name in exported if name.startswith("higgs_")} <= shown
+
+
+def test_alerts_say_what_and_for_how_long() -> None:
+    (group,) = yaml.safe_load((DEPLOY / "prometheus-alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert rule["annotations"]["summary"]
+        # The page says what to do about each.
+        assert rule["alert"] in OPERATIONS.text
+
+
+def test_dashboard_is_whole() -> None:
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+    assert {variable["name"] for variable in dashboard["templating"]["list"]} == {"datasource", "instance"}
+
+
+def _settings_in(text: str) -> set[str]:
+    return {name.lower() for name in re.findall(rf"\b{ENV_PREFIX}([A-Z_]+)\b", text)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DEPLOY)))
+def test_settings_that_are_named_exist(path: Any) -> None:
+    text = path.read_text()
+    assert _settings_in(text) <= Settings.model_fields.keys()
+    flags = {flag.replace("-", "_") for flag in re.findall(r"higgs-server serve .*?--([a-z-]+)", text)}
+    assert flags <= Settings.model_fields.keys()
+
+
+def test_images_start_the_command_that_is_installed() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
+    assert json.loads(entry) == ["higgs-server", "serve"]
+    assert "higgs-server" in scripts
+
+
+def test_images_run_without_rights_and_tell_whether_they_live() -> None:
+    runtime = DOCKERFILE.partition("AS runtime")[2]
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", runtime, re.MULTILINE)
+    assert all(int(number) >= 10_000 for number in user)
+    assert f"--uid {user[0]}" in runtime
+    assert "HEALTHCHECK" in runtime
+    assert f"EXPOSE {Settings().port}" in runtime
+    assert f"127.0.0.1:{Settings().port}/health" in runtime
+
+
+def test_images_are_built_from_what_exists_and_the_ignore_file_lets_it_in() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):
+        for name in shlex.split(copied):
+            assert (ROOT / name).exists()
+            assert f"!{name}" in ignored
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= stages
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for named in re.findall(r"'\.\[(.*)\]'", DOCKERFILE):
+        assert set(named.split(",")) <= extras.keys()
+
+
+def test_compose_builds_the_targets_and_takes_every_right_away() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        assert service["build"]["target"] == name == service["profiles"][0]
+        assert re.search(rf"^FROM \S+ AS {name}$", DOCKERFILE, re.MULTILINE)
+        assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["ports"] == [f"127.0.0.1:{Settings().port}:{Settings().port}"]
+
+
+def test_kubernetes_probes_what_exists_and_takes_every_right_away() -> None:
+    documents = {item["kind"]: item for item in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()) if item}
+    pod = documents["Deployment"]["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    paths = create_app(Settings()).openapi()["paths"].keys()
+    assert server["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert re.findall(r"127\.0\.0\.1:8000(/\w+)", server["readinessProbe"]["exec"]["command"][-1]) == ["/ready"]
+    assert {"/health", "/ready"} <= paths
+    assert server["ports"][0]["containerPort"] == Settings().port
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert server["securityContext"]["readOnlyRootFilesystem"] is True
+    assert server["securityContext"]["allowPrivilegeEscalation"] is False
+    labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Service", "PodDisruptionBudget"):
+        selector = documents[kind]["spec"]["selector"]
+        assert selector.get("matchLabels", selector) == labels
+    assert (
+        documents["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+        == (documents["Deployment"]["metadata"]["name"])
+    )
+
+
+def test_unit_starts_the_command_without_rights() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "higgs-audio-server.service")
+    service = unit["Service"]
+    assert service["ExecStart"].endswith("/bin/higgs-server serve")
+    assert (service["DynamicUser"], service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "yes", "")

@@ -66,7 +66,10 @@ class Settings(BaseSettings):
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    model_path: str = Field(HIGGS, description='What speaks: a hub id, a folder, or "embedded" (no GPU, no download).')
+    model_path: str = Field(
+        HIGGS,
+        description='What speaks: a hub id, a folder, "embedded" (no GPU, no download), or another engine\'s http://HOST:PORT.',
+    )
     audio_tokenizer_path: str = Field(
         "bosonai/higgs-audio-v2-tokenizer", description="The model's codec: a hub id or a folder."
     )
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         None, description="Key that every endpoint but /health asks for (Bearer or X-API-Key)."
+    )
+    remote_api_key: SecretStr | None = Field(
+        None, description="Key that the other engine asks for, where --model-path is an address."
     )
     log_file: Path | None = Field(
         Path("api_server.log"), description='Log beside the console, rotated at 10 MB; "" for none.'
@@ -206,6 +212,7 @@ class Settings(BaseSettings):
             max_running=self.max_running,
             max_context=self.max_context,
             guard=self.guard,
+            remote_api_key=self.remote_api_key.get_secret_value() if self.remote_api_key else None,
         )
 
     def export(self) -> None:
@@ -229,7 +236,7 @@ def _bad_setting(error: ValidationError) -> BadSettings:
         return BadSettings(
             f"{FILE} has a setting {name!r}, which does not exist.", f"{FILE} 中的 {name!r} 不是设置项。"
         )
-    given = "" if name == "api_key" else f", got {str(first['input'])!r}"
+    given = "" if name in ("api_key", "remote_api_key") else f", got {str(first['input'])!r}"
     where = f"--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()} or {name} in {FILE}"
     return BadSettings(f"{where}: {first['msg']}{given}.", f"设置 {name} 无效：{first['msg']}{given}。", param=name)
 

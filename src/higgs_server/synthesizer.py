@@ -7,7 +7,7 @@ backend is whatever the BACKENDS table loads.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from higgs_server.types import (
     FinishReason,
     InvalidRequest,
     LoadOptions,
+    NotFound,
     Progress,
     Samples,
     SamplingParams,
@@ -103,8 +104,9 @@ class Synthesizer:
         `clip` is an uploaded voice that takes the place of `ref_audio`, `scene` a description that takes the place of
         `scene_prompt`. Raises InvalidRequest, NotFound or Unsupported.
         """
-        most = self.backend.info.max_new_tokens
-        script = draft(request, self.voices, self.scenes, self.profiles, most, clip, scene)
+        info = self.backend.info
+        own = info.extra.get("voices", ())
+        script = draft(request, self.voices, self.scenes, self.profiles, info.max_new_tokens, clip, scene, own)
         self.backend.check(script)
         return script
 
@@ -167,9 +169,11 @@ def draft(
     max_new_tokens: int,
     clip: Voice | None = None,
     scene: Scene | None = None,
+    own_voices: Collection[str] = (),
 ) -> Script:
     """A script that no backend has checked: text cut, names resolved, all that can be refused without a model refused.
 
+    `own_voices` are names that the model knows by itself; a voice of the library with such a name goes first.
     Raises InvalidRequest or NotFound.
     """
     pieces = chunk(
@@ -183,7 +187,7 @@ def draft(
     elif names.startswith(PROFILE_PREFIX):
         chosen, profile = (), profiles.get(names.removeprefix(PROFILE_PREFIX))
     else:
-        chosen = tuple(voices.get(name) for name in names.split(",")) if names else ()
+        chosen = tuple(_voice(name, voices, own_voices) for name in names.split(",")) if names else ()
     context = request.generation_chunk_buffer_size
     return Script(
         chunks=tuple(piece.text for piece in pieces),
@@ -194,6 +198,15 @@ def draft(
         context_chunks=DEFAULT_CONTEXT_CHUNKS if context is None else context,
         spans=tuple((piece.start, piece.end) for piece in pieces),
     )
+
+
+def _voice(name: str, voices: VoiceLibrary, own_voices: Collection[str]) -> Voice:
+    try:
+        return voices.get(name)
+    except NotFound:
+        if name.strip() in own_voices:
+            return Voice(name.strip())
+        raise
 
 
 def _complete(request: SpeechRequest, most: int) -> SamplingParams:

@@ -354,7 +354,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """Which model, and how. `model_path` is "embedded", a hub id or a folder."""
+    """Which model, and how. `model_path` is "embedded", a hub id, a folder, or the address of another engine."""
 
     model_path: str
     audio_tokenizer_path: str = "bosonai/higgs-audio-v2-tokenizer"
@@ -369,5 +369,7 @@ class LoadOptions:
     """Positions an utterance has for prompt and answer together."""
     guard: float = 4.0
     """Times a slow reader's time a text may take; 0 switches the guards against endless speech off."""
+    remote_api_key: str | None = field(default=None, repr=False)
+    """What another engine asks for."""
     codec_on_demand: bool = False
     """Load the codec when the first sound needs it, not at once."""

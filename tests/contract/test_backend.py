@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from higgs_server.backends import embedded, higgs_v2
+from higgs_server.backends import embedded, higgs_v2, remote
 from higgs_server.engine.interface import Backend
 from higgs_server.types import (
     SAMPLING_RATE,
@@ -30,6 +30,7 @@ from higgs_server.types import (
     Voice,
 )
 from make_tiny_checkpoint import make_tiny_checkpoint
+from server_process import ServerProcess
 
 
 def _embedded(progress: Callable[[str, float], None]) -> Backend:
@@ -48,7 +49,26 @@ def _higgs(progress: Callable[[str, float], None]) -> Backend:
     return higgs_v2.load(LoadOptions(model_path=_tiny().name), progress)
 
 
-BACKENDS = {"embedded": _embedded, "higgs_v2": _higgs}
+@cache
+def _upstream() -> ServerProcess:
+    """A server like ours to stand in front of; ends with the module."""
+    server = ServerProcess(["--model-path", _tiny().name]).__enter__()
+    server.wait_ready()
+    return server
+
+
+def _remote(progress: Callable[[str, float], None]) -> Backend:
+    return remote.load(LoadOptions(model_path=_upstream().url), progress)
+
+
+BACKENDS = {"embedded": _embedded, "higgs_v2": _higgs, "remote": _remote}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_server_left() -> Iterator[None]:
+    yield
+    if _upstream.cache_info().currsize:
+        _upstream().stop()
 
 
 class Loaded:

@@ -1,4 +1,4 @@
-"""The models this server can speak with: one folder each, imported only when it is asked for."""
+"""The models this server can speak with: one module each, imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class BackendEntry:
 BACKENDS = {
     "embedded": BackendEntry("higgs_server.backends.embedded"),
     "higgs_v2": BackendEntry("higgs_server.backends.higgs_v2", extra="higgs"),
+    "remote": BackendEntry("higgs_server.backends.remote"),
 }
 
 USE_EMBEDDED = "python api_server.py --model-path embedded"
@@ -29,6 +30,8 @@ USE_EMBEDDED = "python api_server.py --model-path embedded"
 
 def backend_for(model_path: str) -> str:
     """The BACKENDS key that speaks for a --model-path."""
+    if model_path.startswith(("http://", "https://")):
+        return "remote"
     return "embedded" if model_path == "embedded" else "higgs_v2"
 
 

@@ -14,9 +14,9 @@ from server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def embedded_server() -> Iterator[ServerProcess]:
-    """A ready server with the embedded voice."""
-    with ServerProcess(["--model-path", "embedded"]) as process:
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A ready server with the embedded voice, in a folder of its own: what is uploaded stays there."""
+    with ServerProcess(["--model-path", "embedded"], cwd=tmp_path_factory.mktemp("embedded")) as process:
         process.wait_ready()
         yield process
 

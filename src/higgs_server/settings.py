@@ -166,11 +166,6 @@ class Settings(BaseSettings):
             )
         return endpoint
 
-    @field_validator("voice_prompts_dir", "scene_prompts_dir")
-    @classmethod
-    def _shipped_examples(cls, folder: Path) -> Path:
-        return resolve_examples(folder)
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -241,12 +236,11 @@ def _bad_setting(error: ValidationError) -> BadSettings:
     return BadSettings(f"{where}: {first['msg']}{given}.", f"设置 {name} 无效：{first['msg']}{given}。", param=name)
 
 
-def resolve_examples(folder: Path) -> Path:
-    """A default `examples/…` folder that the working directory lacks is taken from the package or the checkout."""
-    if folder.is_absolute() or folder.exists() or folder.parts[:1] != ("examples",):
-        return folder
+def shipped_examples(folder: Path) -> Path | None:
+    """The folder that ships in the package or the checkout, for a default one (`examples/…`) and for itself."""
     here = Path(__file__).resolve().parent
     for root in (here, here.parents[1]):
-        if (root / folder).is_dir():
-            return root / folder
-    return folder
+        shipped = root / "examples" / folder.name
+        if shipped.is_dir() and (folder == Path("examples", folder.name) or folder.resolve() == shipped):
+            return shipped
+    return None

@@ -6,7 +6,7 @@ Knows nothing of HTTP, of files or of any model. Everything here is frozen; ever
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -81,6 +81,24 @@ class NotFound(SpeechError):
     status, code = 404, "not_found"
 
 
+class AlreadyExists(SpeechError):
+    """A voice or profile of that name is there already."""
+
+    status, code = 409, "already_exists"
+
+
+class ReadOnly(SpeechError):
+    """What ships with the server is not changed."""
+
+    status, code = 403, "read_only"
+
+
+class StorageFailed(SpeechError):
+    """A folder that cannot be written, or that is full."""
+
+    status, code = 507, "storage_failed"
+
+
 class Unsupported(SpeechError):
     """The loaded model cannot do what was asked; the message says what to start instead."""
 
@@ -97,6 +115,31 @@ class BadAudio(SpeechError):
     """Bytes that no decoder takes for sound, or sound that is no use as a reference."""
 
     status, code = 415, "bad_audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a recording, and what to do about it."""
+
+    code: str
+    message: str
+    advice: str
+    zh_message: str
+    zh_advice: str
+
+
+class UnfitRecording(SpeechError):
+    """A recording that would make a poor voice, for one reason or several."""
+
+    status, code = 422, "unfit_recording"
+
+    def __init__(self, problems: Sequence[Problem], *, param: str):
+        super().__init__(
+            " ".join(f"{problem.message} {problem.advice}" for problem in problems),
+            "".join(f"{problem.zh_message}{problem.zh_advice}" for problem in problems),
+            param=param,
+        )
+        self.problems = tuple(problems)
 
 
 class NotReady(SpeechError):
@@ -218,8 +261,14 @@ class Voice:
     name: str
     transcript: str | None = None
     file: Path | None = None
+    recording: bytes | None = field(default=None, repr=False)
+    """The content of `file`, read at the same moment as the transcript; None in a listing."""
     clip: Clip | None = field(default=None, repr=False)
-    """The recording, where it is in memory already (an upload); else `file` is decoded when it is needed."""
+    """The recording of an upload, decoded already; else `recording` is decoded when it is needed."""
+    version: str = ""
+    """Changes with the recording."""
+    read_only: bool = False
+    """It ships with the server."""
 
 
 @dataclass(frozen=True, slots=True)

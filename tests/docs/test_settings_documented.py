@@ -55,7 +55,7 @@ def test_every_endpoint(page: Page) -> None:
         for path, methods in create_app(Settings()).openapi()["paths"].items()
         for method in methods
     }
-    assert set(_described(page, r"(GET|POST|PUT|DELETE) /\S*")) == endpoints | {"GET /openapi.json"}
+    assert set(_described(page, r"(GET|POST|PUT|PATCH|DELETE) /\S*")) == endpoints | {"GET /openapi.json"}
 
 
 @each_readme

@@ -27,7 +27,8 @@ def original_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 def _serving(folder: Path, layout: Any) -> Iterator[ServerProcess]:
     make_tiny_checkpoint(folder, layout=layout, seed=4)
-    with ServerProcess(["--model-path", str(folder)]) as process:
+    # What is uploaded stays there.
+    with ServerProcess(["--model-path", str(folder)], cwd=folder) as process:
         process.wait_ready()
         yield process
 

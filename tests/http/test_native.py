@@ -35,7 +35,8 @@ def test_voices_and_scenes_are_listed_with_their_files(client: httpx.Client) -> 
     voices = client.get("/voices").raise_for_status().json()
     assert voices["count"] == len(voices["voices"]) == 8
     belinda = next(voice for voice in voices["voices"] if voice["name"] == "belinda")
-    assert belinda == {"name": "belinda", "file": "examples/voice_prompts/belinda.wav", "type": "wav"}
+    assert belinda.pop("file").endswith("examples/voice_prompts/belinda.wav")
+    assert belinda == {"name": "belinda", "type": "wav"}
     scenes = client.get("/scenes").raise_for_status().json()
     assert scenes["count"] == len(scenes["scenes"]) >= 5
     assert {"name", "content", "file"} <= set(scenes["scenes"][0])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from higgs_server.cli import main
-from higgs_server.settings import BadSettings, Settings, resolve_examples
+from higgs_server.settings import BadSettings, Settings, shipped_examples
 
 
 @pytest.fixture(autouse=True)
@@ -109,9 +109,13 @@ def test_the_key_does_not_show() -> None:
     assert "s3cret" not in repr(cli("--api-key", "s3cret"))
 
 
-def test_only_the_default_examples_are_looked_for_elsewhere(empty_folder: Path) -> None:
-    assert resolve_examples(Path("examples/voice_prompts")).is_dir()
-    assert resolve_examples(Path("voices")) == Path("voices")
+def test_only_under_the_default_examples_lie_the_shipped_ones(empty_folder: Path) -> None:
+    shipped = shipped_examples(Path("examples/voice_prompts"))
+    assert shipped
+    assert shipped.is_dir()
+    assert shipped_examples(shipped) == shipped
     own = empty_folder / "examples" / "voice_prompts"
     own.mkdir(parents=True)
-    assert resolve_examples(Path("examples/voice_prompts")) == Path("examples/voice_prompts")
+    assert shipped_examples(Path("examples/voice_prompts")) == shipped
+    for other in (own, Path("voices"), Path("voice_prompts"), Path("examples"), Path("examples/nothing")):
+        assert shipped_examples(other) is None

@@ -61,6 +61,24 @@ def decode(data: bytes, *, max_seconds: float | None = None, param: str = "ref_a
     return Clip(np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0))
 
 
+def duration(data: bytes) -> float | None:
+    """Seconds by the header; None where it does not say, or where this is no sound."""
+    container = container_of(data)
+    if container is None:
+        return None
+    import av
+    import av.error
+
+    try:
+        with av.open(io.BytesIO(data), "r", format=container) as source:
+            stream = source.streams.audio[0] if source.streams.audio else None
+            if stream is not None and stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return source.duration / av.time_base if source.duration else None
+    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError):
+        return None
+
+
 def _decode(data: bytes, container: str, max_seconds: float | None, param: str) -> list[Samples]:
     import av
 

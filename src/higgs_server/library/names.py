@@ -7,6 +7,8 @@ import unicodedata
 from higgs_server.types import InvalidRequest, NotFound
 
 MAX_NAME_LENGTH = 100
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+"""What Windows takes for a device, with any suffix."""
 _FORBIDDEN = set('/\\:*?"<>|%')
 
 
@@ -27,6 +29,19 @@ def check_name(name: str, param: str) -> str:
             param=param,
         )
     return name
+
+
+def check_new_name(name: str, param: str) -> str:
+    """The same for a name that is to be given: it must also be one that every request can say and every disk keep."""
+    checked = check_name(name, param)
+    # A request names several voices with commas between them; Windows drops a full stop at the end.
+    if "," in checked or checked.endswith(".") or checked.split(".")[0].upper() in _DEVICES:
+        raise InvalidRequest(
+            f"{param}: {checked!r} cannot be a name. Take another one, without a comma or a full stop at the end.",
+            f"参数 {param}：{checked!r} 不能用作名称，请换一个，不含逗号，也不以句点结尾。",
+            param=param,
+        )
+    return checked
 
 
 def not_found(kind: str, zh: str, name: str, existing: list[str], param: str) -> NotFound:

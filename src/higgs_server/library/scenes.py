@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
-from higgs_server.library.names import check_name, not_found
-from higgs_server.library.voices import read_text
-from higgs_server.types import Scene
+from higgs_server.library.folder import Folder, View, layers
+from higgs_server.library.names import check_name, check_new_name, not_found
+from higgs_server.types import InvalidRequest, Scene
 
 
 class SceneLibrary:
-    """`NAME.txt` files in one folder, read at every call."""
+    """`NAME.txt` files in one folder, and in the one that ships below a default one; read at every call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._layers = layers(folder)
 
     def list(self) -> list[Scene]:
         """All scenes by name; empty files are left out."""
-        if not self.folder.is_dir():
-            return []
-        found = ((file, read_text(file)) for file in sorted(self.folder.glob("*.txt")) if file.is_file())
-        return [Scene(file.stem, content, file) for file, content in found if content]
+        found: dict[str, Scene] = {}
+        for folder in reversed(self._layers):
+            found |= folder.read(lambda view, at=folder: _scenes(at, view))  # type: ignore[misc]
+        return [found[name] for name in sorted(found)]
 
     def get(self, name: str | None, param: str = "scene_prompt") -> Scene | None:
         """None, "" and "empty" are no scene. Raises NotFound naming the scenes that exist."""
@@ -31,3 +33,23 @@ class SceneLibrary:
         if name not in scenes:
             raise not_found("scene", "场景", name, sorted(scenes), param)
         return scenes[name]
+
+    def put(self, name: str, content: str, param: str) -> Scene:
+        """Writes a scene, over one of the same name. Raises InvalidRequest where it is empty or has no name."""
+        name = check_new_name(name, param)
+        if not content.strip() or name == "empty":
+            raise InvalidRequest(
+                f"{param}: a scene needs words, and a name other than 'empty'.",
+                f"参数 {param}：场景不能没有文字，也不能叫 'empty'。",
+                param=param,
+            )
+        with self._layers[0].locked():
+            self._layers[0].change({f"{name}.txt": f"{content.strip()}\n".encode()})
+        return Scene(name, content.strip(), self.folder / f"{name}.txt")
+
+
+def _scenes(folder: Folder, view: View) -> dict[str, Scene]:
+    files = [file for file in sorted(view.versions) if file.endswith(".txt")]
+    texts = ((file, view.text(file)) for file in files)
+    named = ((normalize("NFC", PurePosixPath(file).stem), file, text) for file, text in texts)
+    return {name: Scene(name, text, folder.path / file) for name, file, text in named if text}

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from higgs_server import __version__
 from higgs_server.logs import log_request
-from higgs_server.server import conversation, errors, native, openai, ops, plan, studio
+from higgs_server.server import conversation, errors, native, openai, ops, plan, profiles, studio, uploads, voices
 from higgs_server.server.edge import Edge
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
-    routers = [part.routes(settings, model) for part in (native, plan, openai, conversation)]
+    routers = [part.routes(settings, model) for part in (native, plan, openai, voices, profiles, uploads, conversation)]
     routers.append(ops.routes(settings, model, metrics))
     routers.append(studio.routes())
     for router in routers:

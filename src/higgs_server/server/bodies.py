@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -47,24 +49,31 @@ async def read_upload(request: Request, settings: Settings) -> tuple[SpeechReque
 
     Raises 400, 413, 415 or 422 as SpeechErrors.
     """
-    _require_content_type(request, "multipart/form-data")
-    try:
-        form = await request.form(max_files=2, max_fields=50, max_part_size=8 * settings.max_text_length)
-    except (MultiPartException, HTTPException, ValueError):
-        raise MalformedBody("The body is not a valid form.", "请求体不是有效的表单。") from None
-    try:
+    async with read_form(request, 2, settings) as form:
         fields = _text_fields(form)
         try:
             upload = UploadForm(**fields)
         except ValidationError as error:
             raise invalid_request(error.errors(include_input=False)[0]) from None
         check_text_length(upload.text, settings)
-        clip = await _file(form, "ref_audio_file", settings.max_upload_mb * 2**20)
+        clip = await read_file(form, "ref_audio_file", settings.max_upload_mb * 2**20)
         transcript = upload.ref_text
-        written = await _file(form, "ref_text_file", MAX_REF_TEXT_BYTES)
+        written = await read_text_file(form, "ref_text_file")
         if written is not None and not (transcript and transcript.strip()):
-            transcript = _decode_text(written)
+            transcript = written
         return upload, clip, transcript
+
+
+@asynccontextmanager
+async def read_form(request: Request, max_files: int, settings: Settings) -> AsyncIterator[FormData]:
+    """A multipart body; what is large in it lies on disk until the block ends. Raises 400 or 415."""
+    _require_content_type(request, "multipart/form-data")
+    try:
+        form = await request.form(max_files=max_files, max_fields=50, max_part_size=8 * settings.max_text_length)
+    except (MultiPartException, HTTPException, ValueError):
+        raise MalformedBody("The body is not a valid form.", "请求体不是有效的表单。") from None
+    try:
+        yield form
     finally:
         await form.close()
 
@@ -101,7 +110,8 @@ def _text_fields(form: FormData) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value != "" or name == "text"}
 
 
-async def _file(form: FormData, name: str, most: int) -> bytes | None:
+async def read_file(form: FormData, name: str, most: int) -> bytes | None:
+    """A file of a form, None where it was not sent. Raises TooLarge beyond `most` bytes."""
     part = form.get(name)
     if part is None or (isinstance(part, str) and not part):
         return None
@@ -116,10 +126,21 @@ async def _file(form: FormData, name: str, most: int) -> bytes | None:
     return data
 
 
-def _decode_text(data: bytes) -> str:
+def read_text(form: FormData, name: str) -> str | None:
+    """A text of a form, None where it was not sent or is empty. Raises TooLarge."""
+    part = form.get(name)
+    if isinstance(part, UploadFile):
+        raise InvalidRequest(f"{name}: send text, not a file.", f"参数 {name} 应为文字，而不是文件。", param=name)
+    if part is not None and len(part.encode("utf-8", "replace")) > MAX_REF_TEXT_BYTES:
+        limit = f"{MAX_REF_TEXT_BYTES // 1024} KB"
+        raise TooLarge(f"{name} is larger than {limit}.", f"参数 {name} 超过 {limit}。", param=name)
+    return part.strip() or None if part is not None else None
+
+
+async def read_text_file(form: FormData, name: str) -> str | None:
+    """A small UTF-8 file of a form, None where it was not sent."""
+    data = await read_file(form, name, MAX_REF_TEXT_BYTES)
     try:
-        return data.decode("utf-8-sig")
+        return None if data is None else data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InvalidRequest(
-            "ref_text_file: not a UTF-8 text.", "参数 ref_text_file 不是 UTF-8 文本。", param="ref_text_file"
-        ) from None
+        raise InvalidRequest(f"{name}: not a UTF-8 text.", f"参数 {name} 不是 UTF-8 文本。", param=name) from None

@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 
 from higgs_server.server.streaming import ClientGone
 from higgs_server.telemetry import current_request
-from higgs_server.types import InvalidRequest, SpeechError, invalid_request
+from higgs_server.types import InvalidRequest, Problem, SpeechError, UnfitRecording, invalid_request
 
 log = logging.getLogger(__name__)
 
 OPENAI_PREFIX = "/v1/"
-_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -63,10 +63,11 @@ def message_for(error: SpeechError, headers: Mapping[str, str]) -> str:
 
 def error_body(error: SpeechError, headers: Mapping[str, str]) -> dict[str, Any]:
     """The body of every native error."""
+    english = prefers_english(headers)
     return {
         "success": False,
         "message": message_for(error, headers),
-        "error": {"code": error.code, "param": error.param},
+        "error": {"code": error.code, "param": error.param, **_problems(error, english=english)},
     }
 
 
@@ -75,7 +76,20 @@ def openai_error_body(error: SpeechError) -> dict[str, Any]:
     kind = _OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     # What our own API calls text is OpenAI's input.
     param = "input" if error.param == "text" else error.param
-    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+    found = {"message": str(error), "type": kind, "param": param, "code": error.code}
+    return {"error": {**found, **_problems(error, english=True)}}
+
+
+def _problems(error: SpeechError, *, english: bool) -> dict[str, Any]:
+    if not isinstance(error, UnfitRecording):
+        return {}
+    return {"problems": [problem_body(problem, english=english) for problem in error.problems]}
+
+
+def problem_body(problem: Problem, *, english: bool) -> dict[str, str]:
+    """A problem of a recording, as errors and warnings list it."""
+    message, advice = (problem.message, problem.advice) if english else (problem.zh_message, problem.zh_advice)
+    return {"code": problem.code, "message": message, "advice": advice}
 
 
 def error_response(error: SpeechError, headers: Mapping[str, str], path: str) -> JSONResponse:
@@ -89,8 +103,8 @@ def error_response(error: SpeechError, headers: Mapping[str, str], path: str) ->
         return JSONResponse(error_body(error, headers), error.status, extra)
     if error.retry_after is None:
         extra["x-should-retry"] = "false"
-    # OpenAI's API knows no 422, and its clients treat it as 400.
-    status = 400 if error.status == 422 else error.status
+    # OpenAI's API knows no 422 for a wrong field, and its clients treat it as 400.
+    status = 400 if error.status == 422 and not isinstance(error, UnfitRecording) else error.status
     return JSONResponse(openai_error_body(error), status, extra)
 
 

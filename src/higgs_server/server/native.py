@@ -67,20 +67,13 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     @router.get("/voices")
     def voices() -> VoiceList:
         """The voices that `ref_audio` can name."""
-        found = [
-            VoiceItem(name=voice.name, file=str(voice.file), type=voice.file.suffix[1:].lower())
-            for voice in VoiceLibrary(settings.voice_prompts_dir).list()
-            if voice.file
-        ]
+        found = voice_items(VoiceLibrary(settings.voice_prompts_dir))
         return VoiceList(voices=found, count=len(found))
 
     @router.get("/scenes")
     def scenes() -> SceneList:
         """The scenes that `scene_prompt` can name."""
-        found = [
-            SceneItem(name=scene.name, content=scene.content, file=str(scene.file))
-            for scene in SceneLibrary(settings.scene_prompts_dir).list()
-        ]
+        found = scene_items(SceneLibrary(settings.scene_prompts_dir))
         return SceneList(scenes=found, count=len(found))
 
     @router.post("/generate", response_model=Generated, openapi_extra=json_body(SpeechRequest))
@@ -116,6 +109,20 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         )
 
     return router
+
+
+def voice_items(library: VoiceLibrary) -> list[VoiceItem]:
+    """The voices of a library as `/voices` lists them."""
+    return [
+        VoiceItem(name=voice.name, file=str(voice.file), type=voice.file.suffix[1:].lower())
+        for voice in library.list()
+        if voice.file
+    ]
+
+
+def scene_items(library: SceneLibrary) -> list[SceneItem]:
+    """The scenes of a library as `/scenes` lists them."""
+    return [SceneItem(name=scene.name, content=scene.content, file=str(scene.file)) for scene in library.list()]
 
 
 async def _answer(request: Request, model: ServedModel, script: Script, *, as_wav: bool) -> Response:

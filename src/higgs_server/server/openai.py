@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from higgs_server.audio.encoders import FORMATS, new_encoder
 from higgs_server.audio.tempo import Tempo
-from higgs_server.library.voices import VoiceLibrary
 from higgs_server.server.bodies import check_text_length, read_json, uploaded_voice
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
@@ -106,7 +105,6 @@ class SpeechBody(SamplingParams):
 def routes(settings: Settings, model: ServedModel) -> APIRouter:
     """The router of the OpenAI endpoints over one served model."""
     router = APIRouter(prefix="/v1", tags=["openai"], responses=OPENAI_ERRORS)
-    voices = VoiceLibrary(settings.voice_prompts_dir)
 
     @router.post(
         "/audio/speech",
@@ -138,11 +136,6 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def audio_models() -> dict[str, Any]:
         """The same for clients that look for speech models here."""
         return {"models": [{"id": name, "name": name} for name in (settings.model_path, *OPENAI_MODELS)]}
-
-    @router.get("/audio/voices")
-    def audio_voices() -> dict[str, Any]:
-        """The voices of the library."""
-        return {"voices": [{"id": voice.name, "name": voice.name} for voice in voices.list()]}
 
     return router
 

@@ -5,6 +5,7 @@ The body of `/generate` is types.SpeechRequest itself: its fields are defined on
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,53 @@ class VoiceList(BaseModel):
 
     voices: list[VoiceItem]
     count: int
+
+
+class LibraryVoice(BaseModel):
+    """A voice under `/v1/audio/voices`."""
+
+    id: str
+    name: Annotated[str, Field(description="The same as `id`.")]
+    language: Annotated[
+        Literal["en", "zh"] | None, Field(description="By the script of the transcript; null where it tells nothing.")
+    ]
+    duration: Annotated[float | None, Field(description="Seconds of the clip; null where it cannot be read.")]
+    transcript: Annotated[str | None, Field(description="What the clip says.")]
+    read_only: Annotated[bool, Field(description="It ships with the server.")]
+
+
+class LibraryVoices(BaseModel):
+    """`GET /v1/audio/voices`."""
+
+    voices: list[LibraryVoice]
+
+
+class ProblemItem(BaseModel):
+    """Something about a recording that makes it a poor voice."""
+
+    code: str
+    message: str
+    advice: str
+
+
+class NewVoice(LibraryVoice):
+    """`POST /v1/audio/voices`."""
+
+    warnings: Annotated[list[ProblemItem], Field(description="What `force` has let pass.")]
+
+
+class VoiceChange(BaseModel):
+    """The body of `PATCH /v1/audio/voices/{name}`; what is left out stays."""
+
+    name: Annotated[str | None, Field(description="The new name.")] = None
+    ref_text: Annotated[str | None, Field(description='What the clip says; null or "" for nothing.')] = None
+
+
+class Deleted(BaseModel):
+    """`DELETE /v1/audio/voices/{name}`."""
+
+    id: str
+    deleted: bool = True
 
 
 class SceneItem(BaseModel):
@@ -101,11 +149,74 @@ class Plan(BaseModel):
     ]
 
 
+class ProfileItem(BaseModel):
+    """A described voice."""
+
+    name: str
+    description: str
+    characteristics: Annotated[dict[str, Any], Field(description="As sent; the description counts.")] = {}
+
+
+class ProfileAnswer(BaseModel):
+    """Every answer about profiles."""
+
+    success: bool = True
+    message: str
+    profile: ProfileItem | None = None
+    profiles: list[ProfileItem] | None = None
+    count: int | None = None
+
+
+class ProfileBody(BaseModel):
+    """The body of `POST /profiles`."""
+
+    name: str
+    description: str
+    characteristics: dict[str, Any] = {}
+
+
+class ProfileChange(BaseModel):
+    """The body of `PUT /profiles/{name}`."""
+
+    description: Annotated[str | None, Field(description="null leaves it as it is.")] = None
+    characteristics: dict[str, Any] | None = None
+
+
+class UploadedVoice(VoiceList):
+    """`POST /upload-audio`."""
+
+    success: bool = True
+    message: str
+    uploaded_file: str
+    uploaded_txt_file: str | None
+    warnings: list[ProblemItem]
+
+
+class UploadedScene(SceneList):
+    """`POST /upload-scene`."""
+
+    success: bool = True
+    message: str
+    uploaded_file: str
+    content: str
+
+
+class RefAudio(BaseModel):
+    """`GET /validate-ref-audio`."""
+
+    success: bool = True
+    message: str
+    exists: bool
+    resolved_file: str | None
+    search_dir: str
+
+
 class ErrorDetail(BaseModel):
     """The part of an error for programs."""
 
     code: str
     param: Annotated[str | None, Field(description="The field at fault.")] = None
+    problems: Annotated[list[ProblemItem] | None, Field(description="Of a recording that is refused.")] = None
 
 
 class ErrorBody(BaseModel):
@@ -123,6 +234,7 @@ class OpenAIErrorDetail(BaseModel):
     type: str
     param: Annotated[str | None, Field(description="The field at fault.")] = None
     code: str | None = None
+    problems: Annotated[list[ProblemItem] | None, Field(description="Of a recording that is refused.")] = None
 
 
 class OpenAIErrorBody(BaseModel):
@@ -152,6 +264,14 @@ class UploadForm(SpeechRequest):
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI for a body that the endpoint reads itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _whole(model)}}}}
+
+
+def form_body(files: Mapping[str, str], fields: Mapping[str, str], required: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI for a multipart body that the endpoint reads itself: descriptions by name."""
+    properties = {name: {"type": "string", "format": "binary", "description": text} for name, text in files.items()}
+    properties |= {name: {"type": "string", "description": text} for name, text in fields.items()}
+    schema = {"type": "object", "properties": properties, "required": list(required)}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def upload_body() -> dict[str, Any]:
@@ -190,18 +310,26 @@ def _errors(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str,
 _STATUSES = {
     400: "The body is not what its content type says.",
     401: "A key is needed.",
+    403: "It ships with the server and is not changed.",
     404: "No voice, scene, profile or page of that name; the message names those that exist.",
     405: "Another method than this path takes.",
+    409: "There is one of that name already.",
     413: "Text, clip or body beyond its limit.",
     415: "A content type or an audio format that is not read.",
-    422: "A field is wrong, or the loaded model cannot do what was asked.",
+    422: "A field is wrong, the model cannot do what was asked, or a recording is refused.",
     429: "Too many requests from this caller; Retry-After says when to come again.",
     500: "Something went wrong here; the server's log says what.",
     503: "No model can speak at present, or too many wait already; Retry-After says when to come again.",
     504: "The time that the request may take is over.",
+    507: "The folder cannot be written, or is full.",
 }
 # Whatever is asked, its key, the size of its body and the caller's rate are looked at first.
-ANY_ERRORS = _errors(ErrorBody, 400, 401, 404, 405, 413, 422, 429, 500)
-ERRORS = _errors(ErrorBody, *_STATUSES)
-# OpenAI's API knows no 422: there it is 400.
-OPENAI_ERRORS = _errors(OpenAIErrorBody, *(status for status in _STATUSES if status != 422))
+_ANY = (400, 401, 404, 405, 413, 422, 429, 500)
+ANY_ERRORS = _errors(ErrorBody, *_ANY)
+_SPEAKING = (*_ANY, 415, 503, 504)
+_KEEPING = (*_ANY, 403, 409, 415, 507)
+ERRORS = _errors(ErrorBody, *_SPEAKING)
+LIBRARY_ERRORS = _errors(ErrorBody, *_KEEPING)
+# OpenAI's API knows no 422: there it is 400, but for a recording that is refused.
+OPENAI_ERRORS = _errors(OpenAIErrorBody, *(status for status in _SPEAKING if status != 422))
+OPENAI_LIBRARY_ERRORS = _errors(OpenAIErrorBody, *_KEEPING)

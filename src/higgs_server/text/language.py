@@ -7,6 +7,7 @@ symbols) goes with its neighbours. Knows no words, no grammar, and of all langua
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 Language = Literal["en", "zh"]
@@ -82,3 +83,11 @@ def dominant_language(text: str) -> Language:
         elif match["en"]:
             counts["en"] += 1
     return "zh" if counts["zh"] and counts["zh"] >= counts["en"] else "en"
+
+
+def written_language(text: str) -> Language | None:
+    """The language that a text is written in, by its letters; None where they are of neither script."""
+    letters = [unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha()]
+    if letters and all(script in ("LATIN", "CJK") for script in letters):
+        return dominant_language(text)
+    return None

@@ -69,13 +69,6 @@ class ClipCodes:
         if voice.clip is not None:
             samples = voice.clip.samples
             return hashlib.sha256(samples.tobytes()).digest(), lambda: samples
-        try:
-            data = voice.file.read_bytes() if voice.file else b""
-        except OSError as error:
-            raise BadAudio(
-                f"The clip of {voice.name} cannot be read ({error.strerror}).",
-                f"无法读取 {voice.name} 的音频（{error.strerror}）。",
-                param="ref_audio",
-            ) from None
+        data = voice.recording or b""
         key = hashlib.sha256(data).digest()
         return key, lambda: decode(data, max_seconds=MAX_CLIP_SECONDS, param="ref_audio").samples

@@ -18,7 +18,6 @@ from typing import Literal, TypeVar
 
 from higgs_server.library.profiles import PROFILE_PREFIX, ProfileLibrary
 from higgs_server.library.voices import VoiceLibrary
-from higgs_server.settings import resolve_examples
 from higgs_server.text.dialogue import speakers, tag
 from higgs_server.text.normalize import normalize
 from higgs_server.types import NotFound, Profile, Script, Voice
@@ -174,10 +173,10 @@ def _resolve(name: str, voices: Mapping[str, str | None] | None, profiles: Mappi
     if name.startswith(PROFILE_PREFIX):
         name = name.removeprefix(PROFILE_PREFIX).strip()
         if profiles is None:
-            return ProfileLibrary(resolve_examples(_SHIPPED)).get(name)
+            return ProfileLibrary(_SHIPPED).get(name)
         return Profile(name, _look_up(name, profiles))
     if voices is None:
-        return VoiceLibrary(resolve_examples(_SHIPPED)).get(name)
+        return VoiceLibrary(_SHIPPED).get(name)
     return Voice(name, _look_up(name, voices))
 
 

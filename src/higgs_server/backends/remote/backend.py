@@ -163,8 +163,8 @@ class RemoteBackend:
         if voice is None:
             return anyone
         clip = voice.clip
-        if clip is None and voice.file is not None and Feature.VOICE_CLONING in self.info.features:
-            clip = decode(voice.file.read_bytes(), param="ref_audio")
+        if clip is None and voice.recording is not None and Feature.VOICE_CLONING in self.info.features:
+            clip = decode(voice.recording, param="ref_audio")
         if clip is None:
             return {"voice": voice.name}
         sound = base64.b64encode(wav.encode(clip.samples, clip.sampling_rate)).decode()

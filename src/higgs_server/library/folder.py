@@ -1,0 +1,190 @@
+"""A folder of files: the only place where the library touches a disk. Knows nothing of voices.
+
+Several files change together. Their new contents are written beside them first, then one small file (`.change`) says
+which of them take whose place; it appears at once, and from then on the change has happened. Moving the files into
+place is done by whoever holds the lock, by the next one after a crash, and readers do not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from errno import EISDIR
+from pathlib import Path
+from typing import TypeVar
+
+from higgs_server.settings import shipped_examples
+from higgs_server.types import StorageFailed
+
+Result = TypeVar("Result")
+
+CHANGE, LOCK, NEW = ".change", ".lock", ".new-"
+"""What a change says it does; the file that is locked meanwhile; how contents begin that are not in place yet."""
+MOST_TRIES = 50
+MAX_TEXT_BYTES = 100_000
+
+
+class View:
+    """A folder as it is at one moment. `versions` has its visible files; a version changes with the content."""
+
+    def __init__(self, path: Path, found: Mapping[str, str], change: Mapping[str, str | None]) -> None:
+        self._path = path
+        self._change = change
+        self.versions = {name: version for name, version in found.items() if not name.startswith(".")}
+        for name, new in change.items():
+            if new is None:
+                self.versions.pop(name, None)
+            elif new in found:
+                self.versions[name] = found[new]
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None where there is none. `name` may lead into a folder below, not out."""
+        new = self._change.get(name, name)
+        for place in (new, name):
+            # A file that has just moved into its place is found there.
+            with contextlib.suppress(OSError):
+                return None if place is None else (self._path / place).read_bytes()
+        return None
+
+    def text(self, name: str) -> str | None:
+        """A small UTF-8 text (with or without BOM), stripped; None where it is missing or empty."""
+        data = self.read(name) or b""
+        return data[:MAX_TEXT_BYTES].decode("utf-8-sig", "replace").strip() or None
+
+    def version(self, name: str) -> str | None:
+        """Of a visible file, or of one in a folder below; None where there is none."""
+        if "/" not in name:
+            return self.versions.get(name)
+        try:
+            return _version((self._path / name).stat())
+        except OSError:
+            return None
+
+
+class Folder:
+    """Safe between threads and between processes. A folder that does not exist is empty, until it is written to."""
+
+    def __init__(self, path: Path, *, shipped: bool = False) -> None:
+        """`shipped` says that files of the server itself lie in it."""
+        self.path = path
+        self.shipped = shipped
+
+    def read(self, use: Callable[[View], Result]) -> Result:
+        """What `use` makes of the folder at one moment. It runs again where the folder has changed meanwhile.
+
+        So what it misses it must not raise, but return: what it saw may never have been.
+        """
+        for _ in range(MOST_TRIES):
+            found = self._scan()
+            if CHANGE in found:
+                self._finish_if_abandoned()
+                found = self._scan()
+            result = use(View(self.path, found, self._change()))
+            if self._scan() == found:
+                return result
+        # Somebody writes without a pause: now they wait.
+        with self.locked():
+            return use(View(self.path, self._scan(), {}))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time. Raises StorageFailed where the folder cannot be written."""
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / LOCK).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._finish()
+                yield
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.path} cannot be written ({error.strerror}). Free space there, or let the server write to it.",
+                f"无法写入 {self.path}（{error.strerror}）。请检查磁盘空间和写入权限。",
+            ) from error
+
+    def change(self, files: Mapping[str, bytes | None]) -> None:
+        """Writes files, or removes them (None): all of them, or none. Only within `locked`."""
+        for name in files:
+            if (self.path / name).is_dir():
+                raise IsADirectoryError(EISDIR, f"{name} is a folder")
+        change = {name: None if content is None else self._write_new(content) for name, content in files.items()}
+        self._sync()
+        os.replace(self.path / self._write_new(json.dumps(change).encode()), self.path / CHANGE)
+        self._sync()
+        self._finish()
+
+    def _write_new(self, content: bytes) -> str:
+        name = NEW + secrets.token_hex(8)
+        with (self.path / name).open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return name
+
+    def _finish(self) -> None:
+        """Moves what has been written into its place, and clears away what a crash has left."""
+        change = self._change()
+        # Removed first: where capitals make no difference, a new name may be an old one.
+        for name in (name for name, new in change.items() if new is None):
+            (self.path / name).unlink(missing_ok=True)
+        for name, new in change.items():
+            with contextlib.suppress(FileNotFoundError):
+                if new is not None:
+                    os.replace(self.path / new, self.path / name)
+        if change:
+            self._sync()
+        (self.path / CHANGE).unlink(missing_ok=True)
+        for file in self.path.glob(f"{NEW}*"):
+            file.unlink(missing_ok=True)
+
+    def _finish_if_abandoned(self) -> None:
+        import fcntl
+
+        with contextlib.suppress(OSError), (self.path / LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._finish()
+
+    def _change(self) -> dict[str, str | None]:
+        """The change under way: the name of a file, and the one that takes its place."""
+        try:
+            change = json.loads((self.path / CHANGE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        # Whoever put it there, it stays in this folder.
+        names = {name for pair in change.items() for name in pair if name is not None}
+        return change if all(Path(name).name == name for name in names) else {}
+
+    def _scan(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                # One that was there a moment ago is left out.
+                with contextlib.suppress(OSError):
+                    if entry.is_file():
+                        found[entry.name] = _version(entry.stat())
+        return found
+
+    def _sync(self) -> None:
+        """Names are on the disk too."""
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def layers(path: Path) -> list[Folder]:
+    """The folder itself, and below it the one that ships under the same name (in a checkout they are one)."""
+    shipped = shipped_examples(path)
+    if shipped is None or shipped == path.resolve():
+        return [Folder(path, shipped=shipped is not None)]
+    return [Folder(path), Folder(shipped, shipped=True)]
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}"

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from higgs_server.engine.guard import REPEAT_LIMIT
 from higgs_server.engine.handle import Handle
@@ -35,7 +36,7 @@ class Engine:
 
     slots: utterances decoded at the same time. max_len: positions of context each has, prompt and answer together.
     prefill_budget: prompt positions worked off between two decode steps, None for what suits the device. prefix_bytes:
-    memory for kept prefixes.
+    memory for kept prefixes. prefix_folder: where they stay on disk, for this model alone.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Engine:
         max_len: int,
         prefill_budget: int | None = None,
         prefix_bytes: int = 512 * 2**20,
+        prefix_folder: Path | None = None,
     ) -> None:
         self.max_len = min(max_len, model.max_positions)
         self.slots = slots
-        self._runner = Runner(model, slots=slots, max_len=self.max_len, prefix_bytes=prefix_bytes)
+        self._runner = Runner(
+            model, slots=slots, max_len=self.max_len, prefix_bytes=prefix_bytes, prefix_folder=prefix_folder
+        )
         self._scheduler = Scheduler(slots, prefill_budget or (512 if model.device.type == "cuda" else 64))
         self._handles: dict[Sequence, Handle] = {}
         self._tickets: deque[Ticket] = deque()

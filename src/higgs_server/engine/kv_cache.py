@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 
 from higgs_server.engine.interface import FrameModel, Run, TextRun
+from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.sequence import slice_runs
 
 
@@ -50,10 +51,11 @@ class KVCache:
 
 
 class PrefixCache:
-    """Copies of prefixes by content, the least recently used dropped beyond `max_bytes`."""
+    """Copies of prefixes by content, the least recently used dropped beyond `max_bytes`; `files` keep them longer."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, files: PrefixFiles | None = None) -> None:
         self.max_bytes = max_bytes
+        self._files = files
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -68,6 +70,8 @@ class PrefixCache:
     def get(self, key: bytes) -> torch.Tensor | None:
         """The prefix, now the most recently used; counts a hit or a miss."""
         prefix = self._prefixes.get(key)
+        if prefix is None and self._files is not None and (prefix := self._files.get(key)) is not None:
+            self._keep(key, prefix)
         if prefix is None:
             self.misses += 1
             return None
@@ -83,6 +87,11 @@ class PrefixCache:
         """Keeps a prefix, if it fits."""
         if key in self._prefixes or prefix.nbytes > self.max_bytes:
             return
+        if self._files is not None:
+            self._files.put(key, prefix)
+        self._keep(key, prefix)
+
+    def _keep(self, key: bytes, prefix: torch.Tensor) -> None:
         self._prefixes[key] = prefix
         self.bytes += prefix.nbytes
         while self.bytes > self.max_bytes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from higgs_server.engine.guard import Frame
 from higgs_server.engine.interface import FrameModel
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
+from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.sampler import SamplerState, draw, reach_of
 from higgs_server.engine.scheduler import Piece, bucket
 from higgs_server.engine.sequence import CodeFormat, Sequence, slice_runs
@@ -39,8 +41,10 @@ class Runner:
     free, else where their next piece of prompt will overwrite it.
     """
 
-    def __init__(self, model: FrameModel, *, slots: int, max_len: int, prefix_bytes: int) -> None:
-        """`prefix_bytes` is what kept prefixes may take on the device."""
+    def __init__(
+        self, model: FrameModel, *, slots: int, max_len: int, prefix_bytes: int, prefix_folder: Path | None = None
+    ) -> None:
+        """`prefix_bytes` is what kept prefixes may take on the device; `prefix_folder` is where they stay on disk."""
         self.format = CodeFormat.of(model)
         on_cuda = model.device.type == "cuda"
         self.lookahead = 1 if on_cuda else 0
@@ -51,7 +55,7 @@ class Runner:
         with torch.inference_mode():
             self._cache = KVCache(model, slots, max_len)
             self._state = SamplerState.new(slots, self.format, model.device)
-        self.prefixes = PrefixCache(prefix_bytes)
+        self.prefixes = PrefixCache(prefix_bytes, PrefixFiles(prefix_folder) if prefix_folder else None)
         self._keys: dict[Sequence, bytes] = {}
 
     @property

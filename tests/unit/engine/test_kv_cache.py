@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_model import FakeModel, prompt
+from higgs_server.engine.engine import Engine
 from higgs_server.engine.interface import AudioRun, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
+from higgs_server.engine.prefix_files import PrefixFiles
+from higgs_server.types import SamplingParams
 
 
 def test_a_prefix_copied_out_and_in_is_the_same_and_nothing_else_changes() -> None:
@@ -80,3 +87,73 @@ def test_a_prefix_larger_than_the_bound_is_not_kept() -> None:
 
 def test_the_key_does_not_need_the_whole_prompt_in_runs_of_its_own() -> None:
     assert prefix_key(prompt(1, 2, 3, 4), 2) == prefix_key(prompt(1, 2), 2)
+
+
+# --- on disk --------------------------------------------------------------------------------------------------------
+
+
+def a_prefix(number: int) -> torch.Tensor:
+    return torch.full((2, 2, 1, 100, 4), float(number))
+
+
+def test_a_prefix_outlives_the_process(tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "prefixes"
+    PrefixCache(10**6, PrefixFiles(folder)).put(b"voice", a_prefix(3))
+    later = PrefixCache(10**6, PrefixFiles(folder))
+    for _ in range(2):
+        found = later.get(b"voice")
+        assert found is not None
+        assert torch.equal(found, a_prefix(3))
+    assert (later.hits, later.misses, later.bytes) == (2, 0, a_prefix(3).nbytes)
+    assert later.get(b"other") is None
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("size", [0, 5, 3000])
+def test_a_damaged_file_is_a_miss_and_is_made_again(tmp_path: Path, size: int) -> None:
+    PrefixFiles(tmp_path).put(b"voice", a_prefix(3))
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, size)
+    cache = PrefixCache(10**6, PrefixFiles(tmp_path))
+    assert cache.get(b"voice") is None
+    assert not file.exists()
+    cache.put(b"voice", a_prefix(4))
+    found = PrefixFiles(tmp_path).get(b"voice")
+    assert found is not None
+    assert torch.equal(found, a_prefix(4))
+
+
+def test_files_stay_within_their_bound_and_the_least_recently_used_go(tmp_path: Path) -> None:
+    files = PrefixFiles(tmp_path, max_bytes=3 * 7000)  # three of 6.4 kB and a header
+    for number in range(3):
+        files.put(bytes([number]), a_prefix(number))
+        os.utime(tmp_path / f"{number:02x}.safetensors", (number, number))
+    (tmp_path / "left by a killed process").write_bytes(bytes(900))
+    os.utime(tmp_path / "left by a killed process", (0, 0))
+    assert files.get(bytes([0])) is not None
+    files.put(bytes([3]), a_prefix(3))
+    assert [files.get(bytes([number])) is not None for number in range(4)] == [True, False, True, True]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_files(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = PrefixCache(10**6, PrefixFiles(tmp_path / "file"))
+    cache.put(b"voice", a_prefix(3))
+    assert b"voice" in cache
+    assert cache.get(b"other") is None
+
+
+def test_after_a_restart_only_what_is_new_is_prefilled(tmp_path: Path) -> None:
+    rows = []
+    for length in (0, 9):
+        model = FakeModel()
+        with Engine(model, slots=1, max_len=100, prefix_folder=tmp_path) as engine:
+            handle = engine.submit(
+                prompt(*range(1, 15)), SamplingParams(seed=1, max_new_tokens=20), prefix_len=9, repeat_limit=None
+            )
+            list(handle)
+            rows.append(handle.rows.tolist())
+            assert engine.stats().prefix_hits == (1 if length else 0)
+        assert model.prefilled[0][1] == length
+    assert rows[0] == rows[1]

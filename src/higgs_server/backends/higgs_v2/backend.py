@@ -47,8 +47,6 @@ OWN_CODEC = "codec"
 """A model folder may carry its codec in a folder of this name."""
 DEFAULT_CODEC = LoadOptions(model_path="").audio_tokenizer_path
 DEFAULT_SLOTS = {"cuda": 32, "mps": 4, "cpu": 4}
-QUANTIZED_PREFILL_BUDGET = 256
-"""Positions: unpacking the weights costs as much for few as for many."""
 CPU_NOTE = {
     False: "Higgs Audio v2 runs without a GPU here: expect it to be many times slower than real time.",
     True: "Higgs Audio v2 runs without a GPU here: only fast memory lets it keep up with speech.",
@@ -101,8 +99,13 @@ class HiggsBackend:
         tokenizer = HiggsTokenizer(folder, network.config)
         slots = options.max_running or DEFAULT_SLOTS[device.type]
         try:
-            budget = None if quantization == "none" else QUANTIZED_PREFILL_BUDGET
-            engine = Engine(network, slots=slots, max_len=options.max_context, prefill_budget=budget)
+            engine = Engine(
+                network,
+                slots=slots,
+                max_len=options.max_context,
+                prefill_budget=network.prefill_budget,
+                prefix_folder=network.prefix_folder,
+            )
         except (MemoryError, RuntimeError) as error:
             raise LoadError(
                 f"No memory for {slots} utterances of {options.max_context} positions at once: lower --max-running or "

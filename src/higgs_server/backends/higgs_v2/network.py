@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -73,6 +74,11 @@ class Layer(nn.Module):
 
 class HiggsNetwork(nn.Module):
     """A FrameModel (see engine/interface.py). Built with uninitialised weights; checkpoint.py fills them."""
+
+    prefill_budget: int | None = None
+    """Positions to prefill between two steps; None for the engine's own choice."""
+    prefix_folder: Path | None = None
+    """Where kept prefixes outlive the process, if anywhere."""
 
     def __init__(self, config: HiggsConfig, device: torch.device, dtype: torch.dtype):
         super().__init__()

@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from higgs_server.backends.higgs_v2 import onnx_graph
+from higgs_server.backends.higgs_v2 import onnx_graph, packed
 from higgs_server.backends.higgs_v2.checkpoint import check_memory
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
@@ -33,12 +33,15 @@ _NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int3
 
 def load_onnx(folder: Path, quantization: Quantization, progress: Progress | None = None) -> OnnxNetwork:
     """The network of a checkpoint's folder, its weights packed now or before. Raises LoadError."""
-    return OnnxNetwork(HiggsConfig.from_folder(folder), packed_weights(folder, quantization, progress))
+    network = OnnxNetwork(HiggsConfig.from_folder(folder), packed_weights(folder, quantization, progress))
+    network.prefix_folder = packed.cache_folder("prefixes") / network.fingerprint
+    return network
 
 
 class OnnxNetwork(HiggsNetwork):
     """A FrameModel (see engine/interface.py) whose decode steps are ONNX Runtime's. Always on the CPU in float32."""
 
+    prefill_budget = 256  # unpacking the weights costs as much for few positions as for many
     step_bytes: int
     """Bytes of weights that a step reads."""
 
@@ -55,6 +58,7 @@ class OnnxNetwork(HiggsNetwork):
             else:
                 setattr(self.get_submodule(module), leaf, nn.Parameter(weights[name], requires_grad=False))
         self._weights = weights
+        self.fingerprint = weights.fingerprint
         step = onnx_graph.build(config, weights.stored, self.max_positions)
         check_memory(step.weight_bytes, _CPU)
         self.step_bytes = step.weight_bytes

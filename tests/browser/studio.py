@@ -34,8 +34,11 @@ class Studio:
         self.page: Page = context.new_page()
 
     def open(self, view: str = "speak") -> None:
-        """Opens the page, or opens it anew, and waits until the server's state is known."""
+        """Opens the page, or loads it anew, and waits until the server's state is known."""
+        opened = self.page.url.startswith(self.url)
         self.page.goto(f"{self.url}/#{view}")
+        if opened:
+            self.page.reload()
         self.wait_ready()
 
     def wait_ready(self) -> None:
@@ -58,17 +61,39 @@ class Studio:
         """The cards of the takes, newest first."""
         return self.page.locator(".take")
 
-    def speak(self, text: str, voice: str | None = None) -> Locator:
-        """Makes a take and waits for its end."""
+    @property
+    def text(self) -> Locator:
+        """The sheet of Speak."""
+        return self.page.get_by_label("Text to speak")
+
+    @property
+    def notices(self) -> Locator:
+        """What the page says at its lower edge."""
+        return self.page.locator(".notice")
+
+    def button(self, name: str) -> Locator:
+        """A button of the view in front, by exactly its name."""
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def start(self, text: str, voice: str | None = None) -> Locator:
+        """Begins a take."""
         before = self.takes.count()
-        self.page.get_by_label("Text to speak").fill(text)
+        self.text.fill(text)
         if voice:
             self.page.get_by_role("radio", name=voice).check()
-        self.page.get_by_role("button", name="Speak", exact=True).click()
+        self.button("Speak").click()
         expect(self.takes).to_have_count(before + 1)
-        take = self.takes.first
-        expect(take.get_by_role("button", name="Edit")).to_be_visible(timeout=60_000)
+        return self.takes.first
+
+    def speak(self, text: str, voice: str | None = None) -> Locator:
+        """Makes a take and waits for its end."""
+        take = self.start(text, voice)
+        self.wait_made(take)
         return take
+
+    def wait_made(self, take: Locator) -> None:
+        """Until a take has ended and is kept."""
+        expect(take.get_by_role("button", name="Edit")).to_be_visible(timeout=60_000)
 
     def samples(self, take: Locator) -> npt.NDArray[np.int16]:
         """The sound of a take as the browser keeps it."""

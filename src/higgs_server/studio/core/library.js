@@ -25,9 +25,9 @@ class Library extends EventTarget {
 
   /** Reads the lists. Raises ApiError. */
   async refresh() {
-    const [voices, scenes] = await Promise.all([askJson("v1/audio/voices"), askJson("scenes")]);
-    this.voices = voices.voices;
-    this.scenes = scenes.scenes;
+    const lists = ["v1/audio/voices", "scenes", "profiles"].map((path) => askJson(path));
+    const [{ voices }, { scenes }, { profiles }] = await Promise.all(lists);
+    Object.assign(this, { voices, scenes, profiles });
     this.dispatchEvent(new Event("change"));
   }
 

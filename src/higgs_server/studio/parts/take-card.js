@@ -106,7 +106,7 @@ export function takeCard(take, { actions = [], ondelete, differs = () => false }
 
   const card = h(
     "article",
-    { class: "take", "data-take": kept.id, "t:aria-label": ["take.label", { name: kept.name }] },
+    { class: "card take", "data-take": kept.id, "t:aria-label": ["take.label", { name: kept.name }] },
     h("div", { class: "row" }, name, length),
     h("div", { class: "row" }, playButton(take.sound), waveform(take.sound, { expected })),
     h("p", { class: "take-text" }, kept.request.text),

@@ -41,7 +41,7 @@ function card(voice) {
   const able = fixed || server.can("cloning");
   const element = h(
     "article",
-    { class: "take voice", "t:aria-label": ["voices.label", { name }] },
+    { class: "card voice", "t:aria-label": ["voices.label", { name }] },
     h(
       "div",
       { class: "row" },
@@ -74,7 +74,7 @@ function edit(element, { name, transcript }) {
   const keep = async (event) => {
     event.preventDefault();
     try {
-      await ask(path(name), { method: "PATCH", json: { name: nameInput.value.trim(), transcript: words.value.trim() } });
+      await ask(path(name), { method: "PATCH", json: { name: nameInput.value.trim(), ref_text: words.value.trim() } });
       close();
       library.forget(name);
       say(t("voices.changed"));

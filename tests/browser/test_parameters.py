@@ -1,0 +1,66 @@
+"""Speak on a tiny checkpoint: what the form says reaches the model, and a seed brings a take back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from browser.studio import Studio
+from server_process import ServerProcess
+
+TEXT = "Hello there."
+
+
+@pytest.fixture
+def server(tiny_server: ServerProcess) -> ServerProcess:
+    return tiny_server
+
+
+def test_sliders_scene_voice_and_seed_are_what_is_asked_for(studio: Studio) -> None:
+    page = studio.page
+    for label, keys in (("Liveliness", ["End"]), ("Variety", ["ArrowLeft"])):
+        slider = page.get_by_role("slider", name=label)
+        for key in keys:
+            slider.press(key)
+    page.get_by_text("More", exact=True).click()
+    page.get_by_role("slider", name="Longest answer").press("ArrowRight")
+    page.get_by_label("Seed").fill("77")
+    page.get_by_label("Scene").select_option("small_hall")
+    with page.expect_request("**/generate-stream") as asked:
+        take = studio.speak(TEXT, "chadwick")
+    body = asked.value.post_data_json
+    assert body["text"] == TEXT
+    assert body["ref_audio"] == "chadwick"
+    assert body["scene_prompt"] == "small_hall"
+    assert body["seed"] == 77
+    assert body["temperature"] == 1.5
+    assert body["top_p"] == pytest.approx(0.9)
+    assert body["max_new_tokens"] == 25
+    for chip in ("chadwick", "small_hall", "77"):
+        expect(take).to_contain_text(chip)
+
+    page.get_by_role("button", name="Reset to usual").click()
+    with page.expect_request("**/generate-stream") as asked:
+        studio.speak(TEXT, "male en british")
+    body = asked.value.post_data_json
+    assert (body["temperature"], body["top_p"], body["top_k"], body["seed"], body["max_new_tokens"]) == (
+        0.7, 0.95, 50, None, None,
+    )  # fmt: skip
+    assert body["ref_audio"].startswith("profile:")
+    expect(studio.takes.first.locator(".chip.differs")).not_to_have_count(0)
+
+
+def test_again_is_the_same_sound_and_another_take_is_not(studio: Studio) -> None:
+    studio.page.get_by_text("More", exact=True).click()
+    studio.page.get_by_role("slider", name="Longest answer").press("ArrowRight")
+    first = studio.speak(TEXT, "belinda")
+    sound = studio.samples(first)
+    first.get_by_role("button", name="Again").click()
+    expect(studio.takes).to_have_count(2)
+    studio.wait_made(studio.takes.first)
+    assert np.array_equal(studio.samples(studio.takes.first), sound)
+    studio.takes.first.get_by_role("button", name="Another take").click()
+    expect(studio.takes).to_have_count(3)
+    studio.wait_made(studio.takes.first)
+    assert not np.array_equal(studio.samples(studio.takes.first), sound)

@@ -13,13 +13,16 @@ from higgs_server.backends.embedded.voices import VOICES, default_voice
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.server.app import create_app
+from higgs_server.server.openai import OPENAI_VOICES
+from higgs_server.server.schemas import GenerateBody
 from higgs_server.settings import BadSettings, Settings
-from higgs_server.types import SpeechError, SpeechRequest
+from higgs_server.types import SpeechError
 
 NONE = "–"
 READMES = [Page("README.md"), Page("README.zh-CN.md")]
 OPERATIONS = Page("docs/operations.md")
-PAGES = [*READMES, OPERATIONS, *map(Page, ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"))]
+CLIENTS = [Page("docs/clients.md"), Page("docs/clients.zh-CN.md")]
+PAGES = [*READMES, OPERATIONS, *CLIENTS, *map(Page, ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"))]
 
 each_readme = pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 
@@ -42,7 +45,7 @@ def test_every_flag_with_its_default(page: Page) -> None:
 def test_every_field_of_a_request_with_its_default(page: Page) -> None:
     defaults = {
         name: NONE if field.is_required() else json.dumps(field.default)
-        for name, field in SpeechRequest.model_fields.items()
+        for name, field in GenerateBody.model_fields.items()
     }
     documented = {row[0]: row[1] for row in page.rows if row[0] in defaults}
     assert documented == defaults
@@ -97,8 +100,16 @@ def test_examples_name_what_exists(page: Page) -> None:
         assert ProfileLibrary(ROOT / "examples/voice_prompts").get(request["ref_audio"].removeprefix("profile:"))
 
 
-def test_both_readmes_have_the_same_parts() -> None:
-    english, chinese = READMES
+@pytest.mark.parametrize("page", CLIENTS, ids=lambda page: page.name)
+def test_every_voice_of_openais(page: Page) -> None:
+    documented = {
+        name.strip(): row[1] for row in page.rows for name in row[0].split(",") if name.strip() in OPENAI_VOICES
+    }
+    assert documented == OPENAI_VOICES
+
+
+@pytest.mark.parametrize(("english", "chinese"), [READMES, CLIENTS], ids=["README", "clients"])
+def test_both_languages_have_the_same_parts(english: Page, chinese: Page) -> None:
     assert english.heading_levels == chinese.heading_levels
     assert [len(row) for row in english.rows] == [len(row) for row in chinese.rows]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from higgs_server.audio import aac, flac, mp3, opus, pcm, wav
 from higgs_server.audio.encode import Encoder
-from higgs_server.types import InvalidRequest
+from higgs_server.types import InvalidRequest, Samples
+
+ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+"""The names of FORMATS, as a request's field has them."""
 
 
 class _Factory(Protocol):
@@ -47,3 +50,9 @@ def new_encoder(name: str, *, streamed: bool) -> Encoder:
             param="response_format",
         )
     return FORMATS[name].encoder(streamed=streamed)
+
+
+def encode(name: str, samples: Samples) -> bytes:
+    """A whole file: its header says how long it is, where the format can say so. Raises InvalidRequest."""
+    with new_encoder(name, streamed=False) as encoder:
+        return encoder.feed(samples) + encoder.finish()

@@ -19,14 +19,15 @@ from higgs_server.settings import Settings
 from higgs_server.types import InvalidRequest, SpeechRequest, TooLarge, Voice, invalid_request
 
 Body = TypeVar("Body", bound=BaseModel)
+Asked = TypeVar("Asked", bound=SpeechRequest)
 
 UPLOADED_VOICE = "upload"
 MAX_REF_TEXT_BYTES = 64 * 1024
 
 
-async def read_speech_request(request: Request, settings: Settings) -> SpeechRequest:
-    """The JSON body of `/generate`. Raises 400, 413, 415 or 422 as SpeechErrors."""
-    speech_request = await read_json(request, SpeechRequest)
+async def read_speech_request(request: Request, model: type[Asked], settings: Settings) -> Asked:
+    """A JSON body with a text to speak. Raises 400, 413, 415 or 422 as SpeechErrors."""
+    speech_request = await read_json(request, model)
     check_text_length(speech_request.text, settings)
     return speech_request
 
@@ -44,7 +45,7 @@ async def read_json(request: Request, model: type[Body]) -> Body:
         raise invalid_request(first) from None
 
 
-async def read_upload(request: Request, settings: Settings) -> tuple[SpeechRequest, bytes | None, str | None]:
+async def read_upload(request: Request, settings: Settings) -> tuple[UploadForm, bytes | None, str | None]:
     """The multipart body of `/generate-upload`: the request, the clip's bytes and its transcript, each if sent.
 
     Raises 400, 413, 415 or 422 as SpeechErrors.

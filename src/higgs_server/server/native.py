@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from higgs_server import __version__
-from higgs_server.audio import wav
+from higgs_server.audio.encoders import FORMATS, encode
 from higgs_server.audio.pcm import to_s16le
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
@@ -24,13 +24,14 @@ from higgs_server.server.errors import as_speech_error, error_body, prefers_engl
 from higgs_server.server.model import ServedModel
 from higgs_server.server.schemas import (
     ERRORS,
-    Generated,
+    GenerateBody,
     Info,
     SceneItem,
     SceneList,
     Spoken,
     VoiceItem,
     VoiceList,
+    generated_answer,
     json_body,
     upload_body,
 )
@@ -76,22 +77,21 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         found = scene_items(SceneLibrary(settings.scene_prompts_dir))
         return SceneList(scenes=found, count=len(found))
 
-    @router.post("/generate", response_model=Generated, openapi_extra=json_body(SpeechRequest))
+    @router.post("/generate", responses=generated_answer(), openapi_extra=json_body(GenerateBody))
     async def generate(request: Request) -> Response:
-        """Speaks a text and answers with a whole WAV, base64 in JSON."""
-        speech_request = await read_speech_request(request, settings)
-        script = await asyncio.to_thread(model.get().plan, speech_request)
-        return await _answer(request, model, script, as_wav=False)
+        """Speaks a text. The answer is JSON with a whole file in base64, or by `Accept: audio/*` the file itself."""
+        body = await read_speech_request(request, GenerateBody, settings)
+        script = await asyncio.to_thread(model.get().plan, body)
+        return await _answer(request, model, script, body)
 
-    @router.post("/generate-upload", response_model=Generated, openapi_extra=upload_body())
+    @router.post("/generate-upload", responses=generated_answer(), openapi_extra=upload_body())
     async def generate_upload(request: Request) -> Response:
-        """Speaks a text with the voice of an uploaded clip. With `Accept: audio/wav` the answer is the WAV itself."""
-        speech_request, data, transcript = await read_upload(request, settings)
+        """Speaks a text with the voice of an uploaded clip, and answers as `/generate` does."""
+        form, data, transcript = await read_upload(request, settings)
         synthesizer = model.get()
         voice = None if data is None else await asyncio.to_thread(uploaded_voice, data, transcript, settings)
-        script = await asyncio.to_thread(synthesizer.plan, speech_request, voice)
-        as_wav = "audio/wav" in request.headers.get("accept", "").lower()
-        return await _answer(request, model, script, as_wav=as_wav)
+        script = await asyncio.to_thread(synthesizer.plan, form, voice)
+        return await _answer(request, model, script, form)
 
     @router.post(
         "/generate-stream",
@@ -100,8 +100,8 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         openapi_extra=json_body(SpeechRequest),
     )
     async def generate_stream(request: Request) -> Response:
-        """Speaks a text and sends the sound as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
-        speech_request = await read_speech_request(request, settings)
+        """Speaks a text and sends the PCM as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
+        speech_request = await read_speech_request(request, SpeechRequest, settings)
         script = await asyncio.to_thread(model.get().plan, speech_request)
         pieces = await first_then_rest(speak(model, script), request)
         return SpokenResponse(
@@ -125,18 +125,23 @@ def scene_items(library: SceneLibrary) -> list[SceneItem]:
     return [SceneItem(name=scene.name, content=scene.content, file=str(scene.file)) for scene in library.list()]
 
 
-async def _answer(request: Request, model: ServedModel, script: Script, *, as_wav: bool) -> Response:
+async def _answer(request: Request, model: ServedModel, script: Script, body: GenerateBody) -> Response:
     pieces = await speak_whole(request, model, script)
-    return await asyncio.to_thread(_whole, request, join(script, pieces), as_wav)
+    return await asyncio.to_thread(_whole, request, join(script, pieces), body)
 
 
-def _whole(request: Request, speech: Speech, as_wav: bool) -> Response:
-    data = wav.encode(speech.samples)
-    if as_wav:
+def _whole(request: Request, speech: Speech, body: GenerateBody) -> Response:
+    accepted = [item.partition(";")[0].strip() for item in request.headers.get("accept", "").lower().split(",")]
+    name: str = body.response_format
+    if "response_format" not in body.model_fields_set:
+        # Accept alone says which format, too.
+        name = next((known for known, form in FORMATS.items() if form.content_type in accepted), name)
+    data = encode(name, speech.samples)
+    if any(kind.startswith("audio/") for kind in accepted):
         headers = {"x-seed": str(speech.seed), "x-finish-reason": speech.finish_reason}
-        return Response(data, media_type="audio/wav", headers=headers)
+        return Response(data, media_type=FORMATS[name].content_type, headers=headers)
     spoken = _spoken(request, speech).model_dump()
-    return JSONResponse({**spoken, "audio_base64": base64.b64encode(data).decode()})
+    return JSONResponse({**spoken, "format": name, "audio_base64": base64.b64encode(data).decode()})
 
 
 def _spoken(request: Request, speech: Speech) -> Spoken:

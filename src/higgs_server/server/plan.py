@@ -33,7 +33,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
 
         A dry run of `/generate`: the same body, refused for the same reasons, and nothing is spoken.
         """
-        speech_request = await read_speech_request(request, settings)
+        speech_request = await read_speech_request(request, SpeechRequest, settings)
         return await asyncio.to_thread(_planned, speech_request)
 
     def _planned(request: SpeechRequest) -> Plan:

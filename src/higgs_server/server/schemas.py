@@ -1,6 +1,6 @@
 """What the native endpoints read and answer, as models for the OpenAPI document.
 
-The body of `/generate` is types.SpeechRequest itself: its fields are defined once, for HTTP and Python alike.
+What is spoken is types.SpeechRequest itself: its fields are defined once, for HTTP and Python alike.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from higgs_server.audio.encoders import FORMATS, ResponseFormat
 from higgs_server.types import FinishReason, SpeechRequest
 
 
@@ -122,7 +123,8 @@ class Spoken(BaseModel):
 class Generated(Spoken):
     """`POST /generate` and `POST /generate-upload`."""
 
-    audio_base64: Annotated[str, Field(description="A whole WAV file: 16 bit, mono, 24 kHz.")]
+    audio_base64: Annotated[str, Field(description="A whole file, mono; WAV is 24 kHz, 16 bit.")]
+    format: Annotated[ResponseFormat, Field(description="Of that file.")]
 
 
 class PlannedChunk(BaseModel):
@@ -253,7 +255,13 @@ class Readiness(BaseModel):
     message: str
 
 
-class UploadForm(SpeechRequest):
+class GenerateBody(SpeechRequest):
+    """The body of `POST /generate`."""
+
+    response_format: Annotated[ResponseFormat, Field(description="Of the answer's sound, a whole file.")] = "wav"
+
+
+class UploadForm(GenerateBody):
     """The text fields of `POST /generate-upload`. Numbers come as text there, so parsing is lenient."""
 
     model_config = ConfigDict(strict=False)
@@ -272,6 +280,12 @@ def form_body(files: Mapping[str, str], fields: Mapping[str, str], required: Seq
     properties |= {name: {"type": "string", "description": text} for name, text in fields.items()}
     schema = {"type": "object", "properties": properties, "required": list(required)}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def generated_answer() -> dict[int | str, dict[str, Any]]:
+    """OpenAPI for the answers of `/generate` and `/generate-upload`: JSON, or by `Accept` the file itself."""
+    files = {form.content_type: {"schema": {"type": "string", "format": "binary"}} for form in FORMATS.values()}
+    return {200: {"model": Generated, "content": files}}
 
 
 def upload_body() -> dict[str, Any]:

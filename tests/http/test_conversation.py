@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import re
+import socket as sockets
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from answers import generated_samples
+from conversing import connected, of_type, receive_until, say, send, sound
+from decoders import decode
 from server_process import ServerProcess
+
+SESSIONS = 8
 
 
 @pytest.fixture
 def socket(server: ServerProcess) -> Iterator[ClientConnection]:
-    with connect(server.url.replace("http", "ws") + "/v1/audio/speech/stream") as socket:
+    with connected(server) as socket:
         yield socket
 
 
-def send(socket: ClientConnection, kind: str, **fields: Any) -> None:
-    socket.send(json.dumps({"type": kind, **fields}))
-
-
-def receive_until(socket: ClientConnection, kind: str) -> list[Any]:
-    found: list[Any] = []
-    while not found or found[-1] == b"" or isinstance(found[-1], bytes) or found[-1]["type"] != kind:
-        message = socket.recv(timeout=60)
-        found.append(message if isinstance(message, bytes) else json.loads(message))
-    return found
+def sentences(messages: list[Any]) -> list[str]:
+    return [message["sentence_text"] for message in of_type(messages, "audio.start")]
 
 
 def test_a_sentence_is_spoken_before_the_next_one_is_written(socket: ClientConnection, client: httpx.Client) -> None:
@@ -46,60 +44,145 @@ def test_a_sentence_is_spoken_before_the_next_one_is_written(socket: ClientConne
         "sample_rate": 24_000,
         "sentence_text": "Hello there, Dr. Smith.",
     }
+    assert first[-1] == {"type": "audio.done", "sentence_index": 0}
+    assert all(isinstance(message, bytes) for message in first[1:-1])
     send(socket, "input.text", text=" are you?")
     send(socket, "input.done")
     rest = receive_until(socket, "session.done")
-    assert [m["sentence_text"] for m in rest if isinstance(m, dict) and m["type"] == "audio.start"] == ["How are you?"]
-    sound = np.frombuffer(b"".join(m for m in first if isinstance(m, bytes)), "<i2")
+    assert sentences(rest) == ["How are you?"]
+    assert rest[-1] == {"type": "session.done"}
+    spoken = np.frombuffer(sound(first), "<i2")
     answer = client.post("/generate", json={"text": "Hello there, Dr. Smith.", "ref_audio": "belinda"}).json()
-    assert np.array_equal(sound, generated_samples(answer))
+    assert np.array_equal(spoken, generated_samples(answer))
 
 
-def test_a_chinese_sentence_is_complete_with_its_full_stop(socket: ClientConnection) -> None:
+def test_chinese_is_spoken_sentence_by_sentence_as_its_characters_come(socket: ClientConnection) -> None:
     send(socket, "session.config", voice="zh_woman")
-    send(socket, "input.text", text="你好。")
-    assert receive_until(socket, "audio.done")[0]["sentence_text"] == "你好。"
+    for character in "你好。":
+        send(socket, "input.text", text=character)
+    assert sentences(receive_until(socket, "audio.done")) == ["你好。"]
+    for character in "他说：“好！”":
+        send(socket, "input.text", text=character)
+    send(socket, "input.done")
+    assert sentences(receive_until(socket, "session.done")) == ["他说：“好！"]
+
+
+def test_a_text_that_never_ends_is_spoken_all_the_same(socket: ClientConnection) -> None:
+    words = [f"and number {n}" for n in range(60)]
+    send(socket, "session.config", voice="belinda")
+    for word in words:
+        send(socket, "input.text", text=f"{word} ")
+    found = receive_until(socket, "audio.done")  # input.done has not been sent
+    send(socket, "input.done")
+    found += receive_until(socket, "session.done")
+    assert " ".join(sentences(found)) == " ".join(words)
+    assert len(sentences(found)) == 2
+
+
+def test_what_has_no_words_is_no_sentence(socket: ClientConnection) -> None:
+    assert say(socket, " ", "\n\n", "…", "🙂 ", "”", "\u200b", voice="belinda") == [{"type": "session.done"}]
+
+
+def test_each_sentence_is_spoken_as_configured_when_it_was_complete(socket: ClientConnection) -> None:
+    for form, text in (("flac", "One. "), ("mp3", "Two. "), ("pcm", "Three. ")):
+        send(socket, "session.config", voice={"id": "nova"}, response_format=form)
+        send(socket, "input.text", text=text)
+    send(socket, "input.done")
+    for form, text in (("flac", "One."), ("mp3", "Two."), ("pcm", "Three.")):
+        found = receive_until(socket, "audio.done")
+        assert (found[0]["format"], found[0]["sentence_text"]) == (form, text)  # type: ignore[index]
+        assert len(decode(sound(found), form)) > 5_000  # a file of its own
 
 
 def test_mistakes_are_told_and_the_session_goes_on(socket: ClientConnection) -> None:
-    half_a_character = '{"type": "input.text", "text": "\\ud800. "}'
-    for message in ("{", "[]", "{}", '{"type": "dance"}', '{"type": "input.text", "text": 5}', half_a_character):
+    for message in ("{", "[]", "{}", '{"type": 5}', '{"type": "dance"}', '{"type": "input.text", "text": 5}'):
         socket.send(message)
         assert receive_until(socket, "error")[-1]["message"]
+    for message in (
+        b"\x00\x01",
+        b'{"type": "session.close"}',
+        "[" * 100_000,
+        '{"type": "input.text", "text": "\\ud800"}',
+    ):
+        socket.send(message)
+        assert receive_until(socket, "error")[-1]["code"] == "malformed_body"
     send(socket, "session.config", speed=99)
     assert receive_until(socket, "error")[-1]["param"] == "speed"
+    send(socket, "input.text", text="x" * 100_001)
+    assert receive_until(socket, "error")[-1]["code"] == "too_large"
     send(socket, "session.config", voice="nobody")
     send(socket, "input.text", text="Hello. ")
-    assert "belinda" in receive_until(socket, "error")[-1]["message"]
+    error = receive_until(socket, "error")[-1]
+    assert "belinda" in error["message"]
+    assert (error["param"], error["sentence_index"]) == ("voice", 0)
+    assert any(isinstance(message, bytes) for message in say(socket, "Hello.", voice="belinda"))
+
+
+def test_input_done_is_the_end_of_the_text(socket: ClientConnection) -> None:
     send(socket, "session.config", voice="belinda")
-    send(socket, "input.text", text="Hello.")
-    send(socket, "input.done")
-    assert any(isinstance(message, bytes) for message in receive_until(socket, "session.done"))
+    send(socket, "input.text", text="There is much to say before this is over. " * 20)
+    for kind in ("input.done", "input.text", "input.done"):
+        send(socket, kind, text="More. ")
+    found = receive_until(socket, "session.done")
+    assert [error["param"] for error in of_type(found, "error")] == ["type", "type"]
+    assert len(sentences(found)) == 20
 
 
-@pytest.mark.parametrize("polite", [True, False])
-def test_closing_in_the_middle_ends_everything(server: ServerProcess, polite: bool) -> None:
-    def sessions() -> int:
-        return len([line for line in server.lines if "WEBSOCKET" in line])
+def test_the_handshake_has_the_id_that_the_log_has(server: ServerProcess, socket: ClientConnection) -> None:
+    assert socket.response
+    request_id = socket.response.headers["x-request-id"]
+    say(socket, "Yes.", voice="belinda")
+    server.wait_for(rf"\[{request_id}\.0\].* SENTENCE .* ok")
 
-    with connect(server.url.replace("http", "ws") + "/v1/audio/speech/stream") as socket:
-        send(socket, "session.config", voice="chadwick")
-        send(socket, "input.text", text="This goes on and on without an end in sight, as it seems. " * 30)
-        receive_until(socket, "audio.start")
-        before = sessions()
-        if polite:
-            send(socket, "session.close")
-            for _ in socket:  # what was under way, then the end
-                pass
-    while sessions() == before:
-        server.wait_for_news()
+
+def close(socket: ClientConnection) -> None:
+    send(socket, "session.close")
+    for _ in socket:  # what was under way, then the end
+        pass
+
+
+def kill(socket: ClientConnection) -> None:
+    socket.socket.shutdown(sockets.SHUT_RDWR)  # no farewell of the WebSocket's
+
+
+@pytest.mark.parametrize("complete", [False, True], ids=["more-to-come", "after-input.done"])
+@pytest.mark.parametrize("end", [close, kill])
+def test_ending_in_the_middle_frees_everything(native_server: ServerProcess, end: Any, complete: bool) -> None:
+    """Slot and threads, on a model that would go on for minutes."""
+    process = psutil.Process(native_server.process.pid)
+
+    def session() -> None:
+        with connected(native_server) as socket:
+            assert socket.response
+            request_id = socket.response.headers["x-request-id"]
+            send(socket, "input.text", text="This goes on and on without an end in sight, as it seems. " * 200)
+            if complete:
+                send(socket, "input.done")
+            receive_until(socket, "audio.start")
+            end(socket)
+        native_server.wait_for(rf"\[{request_id}\].* WEBSOCKET ")
+
+    with httpx.Client(base_url=native_server.url) as client:
+        session()
+        slots_used(client)
+        threads = process.num_threads()
+        for _ in range(SESSIONS):
+            session()
+        # A pool may have grown by a few; what a session left behind would be there for each of them.
+        while slots_used(client) or process.num_threads() >= threads + SESSIONS:
+            pass
+
+
+def slots_used(client: httpx.Client) -> float:
+    found = re.search(r"^higgs_slots_used (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 def test_the_key_is_asked_for_here_too() -> None:
     with ServerProcess(["--model-path", "embedded", "--api-key", "s3cret"]) as server:
-        url = server.url.replace("http", "ws") + "/v1/audio/speech/stream"
-        with pytest.raises(InvalidStatus) as error, connect(url):
+        with pytest.raises(InvalidStatus) as error, connected(server):
             pass
         assert error.value.response.status_code == 403
-        with connect(url, additional_headers={"Authorization": "Bearer s3cret"}) as socket:
+        with connected(server, additional_headers={"Authorization": "Bearer s3cret"}) as socket:
             send(socket, "session.close")

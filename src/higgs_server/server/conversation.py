@@ -23,32 +23,38 @@ from higgs_server.server.openai import EncodedSpeech, SpeechBody, plan_speech
 from higgs_server.server.streaming import speak
 from higgs_server.settings import Settings
 from higgs_server.telemetry import current_request
-from higgs_server.text.sentences import sentence_ends
+from higgs_server.text.chunk import count_words
+from higgs_server.text.sentences import clause_ends, sentence_ends
 from higgs_server.types import SAMPLING_RATE, InvalidRequest, SpeechError, TooLarge, invalid_request
 
+LONGEST_SENTENCE = 500
+"""Characters without an end, half a minute of speech, after which what there is is spoken."""
+_DEFAULTS = {"response_format": "pcm"}
 _END = None
 
 
 class Conversation:
-    """One session. Sentences are spoken one after another, in the order of their text."""
+    """One session. Sentences are spoken one after another, in the order of their text, each as the session was
+    configured when it was complete."""
 
     def __init__(self, socket: WebSocket, settings: Settings, model: ServedModel) -> None:
         self._socket = socket
         self._settings = settings
         self._model = model
-        self._config: dict[str, Any] = {"response_format": "pcm"}
+        self._config = SpeechBody.model_validate({"input": "", **_DEFAULTS})
         self._unfinished = ""
-        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+        self._unspoken = 0
+        """Characters, the unfinished ones included."""
+        self._complete = False
+        self._sentences: asyncio.Queue[SpeechBody | None] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Until the client is done, closes or goes; whatever is being spoken then stops."""
-        await self._socket.accept()
+        """Until all is said, or the client closes or goes; whatever is being spoken then stops."""
+        await self._socket.accept(headers=[(b"x-request-id", current_request.get().id.encode())])
         speaking = asyncio.ensure_future(self._speak_all())
         listening = asyncio.ensure_future(self._listen())
         try:
             await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
-            if listening.done() and not listening.exception() and listening.result():
-                await speaking
         finally:
             for task in (speaking, listening):
                 task.cancel()
@@ -56,82 +62,82 @@ class Conversation:
             with suppress(RuntimeError):
                 await self._socket.close()
 
-    async def _listen(self) -> bool:
-        """Reads messages. True once all text has come, False if the client wants or has to end here."""
-        try:
-            while True:
-                try:
-                    message = self._parse(await self._socket.receive_text())
-                    if message["type"] == "session.close":
-                        return False
-                    if self._take(message):
-                        return True
-                except SpeechError as error:
-                    await self._send_error(error)
-        except (WebSocketDisconnect, KeyError):  # KeyError: bytes where text is due
-            return False
+    async def _listen(self) -> None:
+        """Reads messages until the client closes or goes."""
+        while (received := await self._socket.receive())["type"] != "websocket.disconnect":
+            try:
+                message = _parse(received.get("text"))
+                if message["type"] == "session.close":
+                    return
+                self._take(message)
+            except SpeechError as error:
+                await self._send_error(error)
 
-    @staticmethod
-    def _parse(text: str) -> dict[str, Any]:
-        try:
-            message = from_json(text)  # as strict about characters as the parser of HTTP's bodies
-        except ValueError:
-            raise InvalidRequest("A message is a JSON object.", code="malformed_body") from None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise InvalidRequest("A message is a JSON object with a type.", param="type")
-        return message
-
-    def _take(self, message: dict[str, Any]) -> bool:
+    def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "session.config":
-            config = {"response_format": "pcm"} | {k: v for k, v in message.items() if k not in ("type", "input")}
             try:
-                SpeechBody(input="-", **config)
+                self._config = SpeechBody.model_validate_json(json.dumps({**_DEFAULTS, **message, "input": ""}))
             except ValidationError as error:
                 raise invalid_request(error.errors(include_input=False)[0]) from None
-            self._config = config
-        elif kind == "input.text":
-            text = message.get("text")
-            if not isinstance(text, str):
-                raise InvalidRequest("text: a string is due.", param="text")
-            if len(self._unfinished) + len(text) > self._settings.max_text_length:
-                raise TooLarge(f"A sentence has more than {self._settings.max_text_length} characters.", param="text")
-            text = self._unfinished + text
-            # Where a sentence ends shows in what follows it: "Dr. " does not end here, "Hello. " and "你好。" do.
-            ends = [end for end in sentence_ends(f"{text}Next") if end <= len(text)]
-            for start, end in pairwise([0, *ends]):
-                self._sentences.put_nowait(text[start:end])
-            self._unfinished = text[ends[-1] :] if ends else text
-        elif kind == "input.done":
-            self._sentences.put_nowait(self._unfinished)
-            self._sentences.put_nowait(_END)
-            return True
-        else:
+        elif kind not in ("input.text", "input.done"):
             known = "session.config, input.text, input.done, session.close"
             raise InvalidRequest(f"No message has the type {kind[:50]!r}. There is: {known}.", param="type")
-        return False
+        elif self._complete:
+            raise InvalidRequest("input.done was the end of the text; say more in another session.", param="type")
+        elif kind == "input.done":
+            self._complete = True
+            self._put(self._unfinished)
+            self._sentences.put_nowait(_END)
+        else:
+            self._add(message.get("text"))
+
+    def _add(self, text: object) -> None:
+        if not isinstance(text, str):
+            raise InvalidRequest("text: a string is due.", param="text")
+        most = self._settings.max_text_length
+        if self._unspoken + len(text) > most:
+            raise TooLarge(f"More than {most} characters wait to be spoken. Send this again later.", param="text")
+        self._unspoken += len(text)
+        text = self._unfinished + text
+        # Where a sentence ends shows in what follows it: "Dr. " does not end here, "Hello. " and "你好。" do.
+        ends = [end for end in sentence_ends(f"{text}Next") if end <= len(text)]
+        if not ends and len(text) > LONGEST_SENTENCE:
+            ends = clause_ends(text)[-1:] or [text.rfind(" ") + 1 or len(text)]
+        for start, end in pairwise([0, *ends]):
+            self._put(text[start:end])
+        self._unfinished = text[ends[-1] :] if ends else text
+
+    def _put(self, sentence: str) -> None:
+        self._sentences.put_nowait(self._config.model_copy(update={"input": sentence}))
 
     async def _speak_all(self) -> None:
         index = 0
         while (sentence := await self._sentences.get()) is not _END:
-            if not sentence.strip():
+            self._unspoken -= len(sentence.input)
+            # Quotes, emoji and white space between sentences.
+            if not count_words(sentence.input):
                 continue
             with _recorded(index):
                 try:
-                    await self._speak(sentence.strip(), index)
+                    await self._speak(sentence, index)
                 except (WebSocketDisconnect, asyncio.CancelledError):
                     raise
                 except Exception as error:
-                    await self._send_error(as_speech_error(error))
+                    await self._send_error(as_speech_error(error), sentence_index=index)
             index += 1
         await self._send({"type": "session.done"})
 
-    async def _speak(self, sentence: str, index: int) -> None:
-        body = SpeechBody(input=sentence, **self._config)
-        script = await asyncio.to_thread(plan_speech, body, self._model.get(), self._settings)
-        start = {"format": body.response_format, "sample_rate": SAMPLING_RATE, "sentence_text": sentence}
+    async def _speak(self, sentence: SpeechBody, index: int) -> None:
+        script = await asyncio.to_thread(plan_speech, sentence, self._model.get(), self._settings)
+        start = {
+            "format": sentence.response_format,
+            "sample_rate": SAMPLING_RATE,
+            "sentence_text": sentence.input.strip(),
+        }
         await self._send({"type": "audio.start", "sentence_index": index, **start})
-        async with aclosing(EncodedSpeech(speak(self._model, script), body).stream()) as sound:  # type: ignore[type-var]
+        spoken = EncodedSpeech(speak(self._model, script), sentence)
+        async with aclosing(spoken.stream()) as sound:  # type: ignore[type-var]
             async for data in sound:
                 await self._socket.send_bytes(data)
         await self._send({"type": "audio.done", "sentence_index": index})
@@ -139,8 +145,19 @@ class Conversation:
     async def _send(self, message: dict[str, Any]) -> None:
         await self._socket.send_text(json.dumps(message, ensure_ascii=False))
 
-    async def _send_error(self, error: SpeechError) -> None:
-        await self._send({**openai_error_body(error)["error"], "type": "error"})
+    async def _send_error(self, error: SpeechError, **about: int) -> None:
+        await self._send({**openai_error_body(error)["error"], **about, "type": "error"})
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    """A message. Raises InvalidRequest for what is none; a binary one has no text."""
+    try:
+        message = from_json(text or "")
+    except ValueError:
+        raise InvalidRequest("A message is a JSON object, sent as text.", code="malformed_body") from None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise InvalidRequest("A message is a JSON object with a type.", param="type")
+    return message
 
 
 @contextmanager

@@ -10,15 +10,18 @@ import asyncio
 import base64
 import binascii
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from higgs_server.audio.encoders import FORMATS, new_encoder
+from higgs_server.audio.encoders import FORMATS, ResponseFormat, new_encoder
 from higgs_server.audio.tempo import Tempo
 from higgs_server.server.bodies import check_text_length, read_json, uploaded_voice
 from higgs_server.server.errors import as_speech_error, openai_error_body
@@ -40,6 +43,7 @@ from higgs_server.types import (
     SamplingParams,
     Scene,
     Script,
+    SpeechError,
     SpeechRequest,
     TooLarge,
     Voice,
@@ -64,7 +68,9 @@ OPENAI_VOICES = {
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that clients insist on; whatever `model` says, the loaded model speaks."""
 
-ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+PAUSE_SECONDS = 0.2
+"""What a text without a word sounds like."""
+_ANY_WORD = "One."
 
 
 class VoiceId(BaseModel):
@@ -115,9 +121,9 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def speech(request: Request) -> Response:
         """Speaks a text; the answer is the encoded sound, sent while it is made."""
         body = await read_json(request, SpeechBody)
-        check_text_length(body.input, settings, "input")
         script = await asyncio.to_thread(plan_speech, body, model.get(), settings)
-        pieces = await first_then_rest(speak(model, script), request)
+        spoken = speak(model, script) if count_words(script.text) else _pause()
+        pieces = await first_then_rest(spoken, request)
         sound = EncodedSpeech(pieces, body)
         headers = {**STREAM_HEADERS, "x-sample-rate": str(SAMPLING_RATE), "x-seed": str(script.sampling.seed)}
         if body.stream_format == "sse":
@@ -142,18 +148,40 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
 
 def plan_speech(body: SpeechBody, synthesizer: Synthesizer, settings: Settings) -> Script:
     """The script of a speech request (slow where it brings a clip: call it off the event loop)."""
-    shared = SpeechRequest.model_fields.keys() & SpeechBody.model_fields.keys() - {"ref_audio"}
-    fields = {name: getattr(body, name) for name in shared}
-    name = body.voice.id if isinstance(body.voice, VoiceId) else body.voice
-    clip = _clip(body.ref_audio, body.ref_text, settings) if body.ref_audio else None
-    if clip is None and name:
-        known = {voice.name for voice in synthesizer.voices.list()}
-        fields["ref_audio"] = name if name in known else OPENAI_VOICES.get(name.lower(), name)
+    check_text_length(body.input, settings, "input")
+    check_text_length(body.instructions or "", settings, "instructions")
     if not body.input.strip():
         raise InvalidRequest("input is empty: send something to say.", param="input")
+    shared = SpeechRequest.model_fields.keys() & SpeechBody.model_fields.keys() - {"ref_audio"}
+    fields = {name: getattr(body, name) for name in shared}
+    clip = _clip(body.ref_audio, body.ref_text, settings) if body.ref_audio else None
+    if clip is None:
+        fields["ref_audio"] = _voice_name(body.voice, {voice.name for voice in synthesizer.voices.list()})
     follows = Feature.SCENE in synthesizer.backend.info.features
     scene = Scene("instructions", body.instructions.strip()) if body.instructions and follows else None
-    return synthesizer.plan(SpeechRequest(text=body.input, **fields), clip, scene)
+    # Clients try a key with a single full stop, and agents send what a language model writes, an emoji alone too.
+    # OpenAI answers with sound; so do we, once all the rest of the request has been checked.
+    wordless = not count_words(body.input)
+    request = SpeechRequest(text=_ANY_WORD if wordless else body.input, **fields)
+    try:
+        script = synthesizer.plan(request, clip, scene)
+    except SpeechError as error:
+        if error.param == "ref_audio" and clip is None:
+            error.param = "voice"
+        raise
+    return replace(script, chunks=(body.input.strip(),)) if wordless else script
+
+
+def _voice_name(voice: str | VoiceId | None, known: set[str]) -> str | None:
+    """What `ref_audio` calls the voice. OpenAI's names stand for shipped voices, where the library has these."""
+    name = voice.id if isinstance(voice, VoiceId) else voice
+    alias = OPENAI_VOICES.get(name.lower()) if name else None
+    return alias if name not in known and alias in known else name
+
+
+async def _pause() -> AsyncIterator[AudioChunk]:
+    silence = np.zeros(round(PAUSE_SECONDS * SAMPLING_RATE), np.float32)
+    yield AudioChunk(silence, finish_reason="stop")
 
 
 def _clip(url: str, transcript: str | None, settings: Settings) -> Voice:
@@ -177,6 +205,7 @@ class EncodedSpeech:
         self._pieces = pieces
         self._encoder = new_encoder(body.response_format, streamed=True)
         self._tempo = Tempo(body.speed)
+        self._encoding = threading.Lock()
         self.seconds = 0.0
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -189,14 +218,21 @@ class EncodedSpeech:
             if data := await asyncio.to_thread(self._finish):
                 yield data
         finally:
-            self._encoder.close()
+            # Where the client went away, a thread may be encoding still: closing waits for it, but not on the loop.
+            asyncio.get_running_loop().run_in_executor(None, self._close)
             await self._pieces.aclose()  # type: ignore[attr-defined]
 
     def _feed(self, samples: Samples) -> bytes:
-        return self._encoder.feed(self._tempo.feed(samples))
+        with self._encoding:
+            return self._encoder.feed(self._tempo.feed(samples))
 
     def _finish(self) -> bytes:
-        return self._encoder.feed(self._tempo.finish()) + self._encoder.finish()
+        with self._encoding:
+            return self._encoder.feed(self._tempo.finish()) + self._encoder.finish()
+
+    def _close(self) -> None:
+        with self._encoding:
+            self._encoder.close()
 
 
 async def _events(sound: EncodedSpeech, script: Script) -> AsyncIterator[bytes]:

@@ -16,13 +16,14 @@ EXTRA := [higgs]
 MODEL :=
 endif
 
-.PHONY: help serve setup test test-browser soak lint format bench clean
+.PHONY: help serve setup test test-browser test-ray soak lint format bench clean
 
 help:
 	@echo "make serve   start the server (PORT=, ARGS=)     make test   run every test"
 	@echo "make setup   .venv with everything               make lint   ruff, mypy, import-linter"
 	@echo "make bench   measure                             make soak   load and chaos, for long"
 	@echo "make clean   remove .venv                        make test-browser   the studio in Chromium"
+	@echo "make test-ray   replicas on a Ray cluster"
 
 serve: $(VENV)/.base
 	$(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
@@ -53,6 +54,10 @@ test-browser: $(VENV)/.all
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } || \
 		{ echo "Chromium is missing: sudo apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+# A Ray cluster of two nodes on this machine, which it has for itself.
+test-ray: $(VENV)/.all
+	$(BIN)/python -m pytest -m 'ray and not soak' tests/ray $(ARGS)
 
 # Hours of load, chaos and fuzzing; one test at a time has the machine.
 soak: $(VENV)/.all

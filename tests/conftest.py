@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,13 @@ from server_process import ServerProcess
 
 @pytest.fixture(scope="session")
 def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A ready server with the embedded voice, in a folder of its own: what is uploaded stays there."""
+    """A ready server with the embedded voice, in a folder of its own: what is uploaded stays there.
+
+    HIGGS_TEST_SERVER is the address of one that runs elsewhere, for tests that need no more of it.
+    """
+    if url := os.environ.get("HIGGS_TEST_SERVER"):
+        yield SimpleNamespace(url=url)  # type: ignore[misc]
+        return
     with ServerProcess(["--model-path", "embedded"], cwd=tmp_path_factory.mktemp("embedded")) as process:
         process.wait_ready()
         yield process

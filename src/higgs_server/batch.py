@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -225,8 +224,8 @@ def speak_line(synthesizer: Synthesizer, line: Line, cancellation: Cancellation)
 
 
 def speak_here(synthesizer: Synthesizer, lines: Iterator[Line]) -> Iterator[Outcome]:
-    """All of this process's model: as many lines at once as it has slots for, and as many again being prepared."""
-    at_once = 2 * lines_at_once(synthesizer)
+    """All of this process's model: as many lines at once as it works on, and as many again being prepared."""
+    at_once = 2 * synthesizer.backend.info.max_running
     running: dict[Future[Outcome], Cancellation] = {}
 
     def done() -> Iterator[Outcome]:
@@ -246,11 +245,6 @@ def speak_here(synthesizer: Synthesizer, lines: Iterator[Line]) -> Iterator[Outc
         finally:
             for cancellation in running.values():
                 cancellation.cancel()
-
-
-def lines_at_once(synthesizer: Synthesizer) -> int:
-    """Slots of the engine; without one, the cores, which is what there is to share."""
-    return int(synthesizer.backend.info.extra.get("slots") or os.cpu_count() or 1)
 
 
 # --- the output -----------------------------------------------------------------------------------------------------

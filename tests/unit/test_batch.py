@@ -44,7 +44,7 @@ class SlowStep(FakeModel):
 class Frames:
     """A backend with an engine and silence for sound. What begins with "break" breaks."""
 
-    info = ModelInfo("frames", "cpu", frozenset({Feature.STREAMING}), 24, extra={"slots": SLOTS})
+    info = ModelInfo("frames", "cpu", frozenset({Feature.STREAMING}), 24, max_running=SLOTS)
 
     def __init__(self) -> None:
         self.model = SlowStep()

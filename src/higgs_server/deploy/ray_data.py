@@ -11,15 +11,15 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
 from ray.exceptions import RayError
 
+import ray
 from higgs_server.batch import Line, Outcome, Record, speak_here
+from higgs_server.deploy.cluster import gpus, with_whole_paths
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.types import SpeechError, SpeechRequest
@@ -54,20 +54,19 @@ def speak_on_cluster(address: str, settings: Settings, lines: Iterator[Line]) ->
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False  # the batch has its own
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(resources.get("GPU", 0)) if settings.device in ("auto", "cuda") else 0
+        on_gpus = gpus() if settings.device in ("auto", "cuda") else 0
         nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())  # type: ignore[no-untyped-call]
         tasks: list[Any] = [ray.put(task) for task in _tasks(lines)]
         outcomes = ray.data.from_arrow_refs(tasks).map_batches(
             Speaker,
-            fn_constructor_args=(_with_whole_paths(settings),),
+            fn_constructor_args=(with_whole_paths(settings),),
             batch_size=None,
             batch_format="pyarrow",
             # A second task at a time fills the slots that the end of the first leaves empty.
             compute=ray.data.ActorPoolStrategy(
-                size=gpus or nodes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+                size=on_gpus or nodes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
             ),
-            num_gpus=1 if gpus else 0,
+            num_gpus=1 if on_gpus else 0,
             num_cpus=1,
         )
         for row in outcomes.iter_rows():
@@ -88,12 +87,3 @@ def _tasks(lines: Iterator[Line]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(
             [{"number": line.number, "id": line.id, "request": line.request.model_dump_json()} for line in some]
         )
-
-
-def _with_whole_paths(settings: Settings) -> Settings:
-    """Workers have another working directory."""
-    paths = {name: getattr(settings, name).absolute() for name in ("voice_prompts_dir", "scene_prompts_dir")}
-    for name in ("model_path", "audio_tokenizer_path"):
-        if Path(getattr(settings, name)).is_dir():
-            paths[name] = str(Path(getattr(settings, name)).absolute())
-    return settings.model_copy(update=paths)

@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.model, app.state.metrics = model, metrics  # for whoever runs many of these
     routers = [part.routes(settings, model) for part in (native, plan, openai, voices, profiles, uploads, conversation)]
     routers.append(ops.routes(settings, model, metrics))
     routers.append(studio.routes())

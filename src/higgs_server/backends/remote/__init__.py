@@ -14,6 +14,9 @@ from higgs_server.types import LoadError, LoadOptions, ModelInfo, NotReady, Prog
 LOAD_SECONDS = 600.0
 """How long an engine that does not answer yet is waited for: it may be loading."""
 
+MAX_RUNNING = 32
+"""Requests sent at once: an engine batches what it has, and holds a queue of its own."""
+
 
 def load(options: LoadOptions, progress: Progress) -> RemoteBackend:
     """Asks the engine what it is. Raises LoadError where it cannot be reached or refuses."""
@@ -34,6 +37,7 @@ def load(options: LoadOptions, progress: Progress) -> RemoteBackend:
         name=options.model_path,
         device="remote",
         dtype="unknown",
+        max_running=options.max_running or MAX_RUNNING,
         features=told.features,
         max_new_tokens=min(options.max_new_tokens, told.max_new_tokens or options.max_new_tokens),
         note=f"{told.model} speaks, served by another engine at {upstream.address}.",

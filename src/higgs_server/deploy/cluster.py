@@ -1,0 +1,22 @@
+"""What a Ray cluster has, and settings that mean the same on each of its nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray
+from higgs_server.settings import Settings
+
+
+def gpus() -> int:
+    """Of the whole cluster, busy ones too."""
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def with_whole_paths(settings: Settings) -> Settings:
+    """Workers have another working directory than whoever starts them."""
+    paths = {name: getattr(settings, name).absolute() for name in ("voice_prompts_dir", "scene_prompts_dir")}
+    for name in ("model_path", "audio_tokenizer_path"):
+        if Path(getattr(settings, name)).is_dir():
+            paths[name] = str(Path(getattr(settings, name)).absolute())
+    return settings.model_copy(update=paths)

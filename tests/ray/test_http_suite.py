@@ -1,0 +1,32 @@
+"""The HTTP tests of one server, asked of replicas on Ray Serve: whoever asks cannot tell them apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_cluster import RayCluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.soak]
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ["test_native.py", "test_openai.py", "test_conversation.py", "test_bad_input.py"]
+READS_THE_LOG = ["leaves_stops", "logged", "cut_off", "closing_in_the_middle"]
+"""Words in the names of tests that watch one server's log."""
+
+
+def test_replicas_answer_as_one_server_does() -> None:
+    with RayCluster(2, "model_path=embedded") as cluster:
+        result = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-k", " and ".join(f"not {word}" for word in READS_THE_LOG)]
+            + [f"tests/http/{file}" for file in SUITE],
+            cwd=ROOT,
+            env={**os.environ, "HIGGS_TEST_SERVER": cluster.url},
+            capture_output=True,
+            text=True,
+        )
+    assert result.returncode == 0, result.stdout[-6_000:]

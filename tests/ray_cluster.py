@@ -3,8 +3,8 @@
     python tests/ray_cluster.py REPLICAS [setting=value …]
 
 Says `ready URL ADDRESS` once it serves. Then a line on standard input is a command, answered with a line `done …`:
-`replicas N` (waits until they run), `kill-replica` (SIGKILL to one), `kill-node` (the second one, whatever is on it). It
-ends with its input.
+`replicas N` (waits until they run), `kill-replica` (SIGKILL to one), `kill-node` (the second one, whatever is on it).
+It ends with its input.
 """
 
 from __future__ import annotations

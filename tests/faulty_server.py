@@ -1,6 +1,7 @@
 """The real server with a model that can be held still, broken and looked into: `python tests/faulty_server.py FLAGS`.
 
-Besides the server's own endpoints: `POST /break/NAME?times=N` makes the next N calls of what NAME stands for fail.
+Besides the server's own endpoints: `POST /break/NAME?after=N` makes the call after the next N of what NAME stands for
+fail.
 `POST /hold/NAME` stops its calls before they do anything, `POST /step/NAME` lets one through, `POST /free/NAME` all.
 `GET /inside` tells what runs and what has been called.
 """
@@ -33,7 +34,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "decode": (HiggsNetwork, "decode"),
     "encode": (HiggsCodec, "encode"),
     "codec": (HiggsCodec, "decode"),
-    "codec-thread": (CodecWorker, "_next_batch"),
+    "codec-thread": (CodecWorker, "_decode"),
     "engine": (Scheduler, "drawing"),
     "voice": (Heart, "say"),
 }
@@ -43,10 +44,9 @@ KINDS: dict[str, Callable[[], Exception]] = {
 }
 
 calls: Counter[str] = Counter()
-due: Counter[str] = Counter()
+due: dict[str, int] = {}
 kind_of: dict[str, str] = {}
 gates: dict[str, threading.Semaphore] = {}
-changed = threading.Condition()
 
 
 def patch(name: str, owner: Any, method: str) -> None:
@@ -54,20 +54,20 @@ def patch(name: str, owner: Any, method: str) -> None:
     original = getattr(owner, method)
 
     def patched(self: Any, *arguments: Any, **options: Any) -> Any:
-        with changed:
-            calls[name] += 1
-            changed.notify_all()
+        calls[name] += 1
         if gate := gates.get(name):
             gate.acquire()
             if name not in gates:
                 gate.release()
-        if due[name] > 0:
+        if name in due:
             due[name] -= 1
-            if kind_of[name] == "nan":
-                result = original(self, *arguments, **options)
-                result[0] = torch.nan
-                return result
-            raise KINDS[kind_of[name]]()
+            if due[name] < 0:
+                del due[name]
+                if kind_of[name] == "nan":
+                    result = original(self, *arguments, **options)
+                    result[0] = torch.nan
+                    return result
+                raise KINDS[kind_of[name]]()
         return original(self, *arguments, **options)
 
     setattr(owner, method, patched)
@@ -80,8 +80,8 @@ def with_controls(create_app: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
         app = create_app(*arguments)
 
         @app.post("/break/{name}")
-        def break_(name: str, times: int = 1, kind: str = "error") -> None:
-            kind_of[name], due[name] = kind, times
+        def break_(name: str, after: int = 0, kind: str = "error") -> None:
+            kind_of[name], due[name] = kind, after
 
         @app.post("/hold/{name}")
         def hold(name: str) -> None:

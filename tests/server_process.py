@@ -128,6 +128,10 @@ class FaultyServer(ServerProcess):
             assert time.monotonic() < end, f"{found}\n{self.log}"
         return found
 
+    def until_ready(self) -> None:
+        """The model can speak (again)."""
+        self.until(lambda _: httpx.get(f"{self.url}/ready", timeout=60).status_code == 200)
+
     def idle(self) -> None:
         """Nothing runs, waits or speaks any more."""
         self.until(lambda found: not any(found[name] for name in ("running", "waiting", "slots", "queued", "speaking")))

@@ -158,6 +158,21 @@ class LoadError(SpeechError):
     status, code = 503, "model_unavailable"
 
 
+class GenerationFailed(SpeechError):
+    """The model failed at this request; others go on."""
+
+    status, code = 500, "generation_failed"
+
+    def __init__(self, cause: Exception) -> None:
+        """`cause` is told by its first line, and kept without its frames: they hold tensors, and clients the error."""
+        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        super().__init__(
+            f"Generation failed ({reason}). Try again, and with another seed or reference clip if it fails again.",
+            f"生成失败（{reason}）。请重试；若再次失败，请更换种子或参考音频。",
+        )
+        self.__cause__ = cause.with_traceback(None)
+
+
 class Cancelled(Exception):
     """The client has gone or asked to stop; nobody is there to read an error."""
 

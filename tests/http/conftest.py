@@ -44,6 +44,7 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
 def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
     """A ready server with a tiny checkpoint, two utterances at a time and three more in the queue."""
     folder = make_tiny_checkpoint(tmp_path_factory.mktemp("faulty"), seed=4)
-    with FaultyServer(["--model-path", str(folder), "--max-running", "2", "--max-waiting", "3"]) as process:
+    arguments = ["--model-path", str(folder), "--quantization", "none", "--max-running", "2", "--max-waiting", "3"]
+    with FaultyServer(arguments) as process:
         process.wait_ready()
         yield process

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgs_server.engine.interface import Codec
-from higgs_server.types import Cancelled, Samples
+from higgs_server.types import Cancelled, GenerationFailed, Samples
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class CodecStream:
     """One utterance on its way from frames to samples.
 
     One thread pushes and finishes; it may read as well, with `ready` between frames and by iterating at the end. Reads
-    raise what went wrong: the codec's error, or Cancelled after `cancel` or when the worker closes. As a context
+    raise what went wrong: GenerationFailed, or Cancelled after `cancel` or when the worker closes. As a context
     manager it cancels what is not over on leaving.
     """
 
@@ -236,8 +236,17 @@ class CodecWorker:
             self._pending = deque(entry for entry in self._pending if entry[0] is not stream)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            self._decode(batch)
+        while True:
+            try:
+                while batch := self._next_batch():
+                    self._decode(batch)
+                return
+            except Exception as error:
+                logger.exception("the codec's thread failed; it begins anew")
+                with self._changed:
+                    streams = list(self._streams)
+                for stream in streams:
+                    stream.fail(GenerationFailed(error))
 
     def _next_batch(self) -> list[tuple[CodecStream, Window]]:
         """The oldest window and others of its length; empty when the worker is closed."""
@@ -268,7 +277,7 @@ class CodecWorker:
                     self._decode([entry])
                 return
             logger.exception("the codec failed to decode a window of %d frames", len(batch[0][1].codes))
-            batch[0][0].fail(error)
+            batch[0][0].fail(GenerationFailed(error))
             return
         for (stream, window), samples in zip(batch, decoded, strict=True):
             stream.deliver(window.cut(samples, self._codec.hop_length))

@@ -7,6 +7,7 @@ cancel and read; only the engine's own thread touches the scheduler and the runn
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -19,9 +20,9 @@ from higgs_server.engine.handle import Handle
 from higgs_server.engine.interface import EngineStats, FrameModel, Run
 from higgs_server.engine.runner import Runner, Ticket
 from higgs_server.engine.scheduler import Scheduler
-from higgs_server.engine.sequence import Sequence, positions_of
+from higgs_server.engine.sequence import CodeFormat, Sequence, positions_of
 from higgs_server.telemetry import Tally
-from higgs_server.types import Cancelled, InvalidRequest, NotReady, SamplingParams, SpeechError
+from higgs_server.types import Cancelled, GenerationFailed, InvalidRequest, NotReady, SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 """Buckets around 0.04: a frame is that much sound."""
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MAX_DEATHS = 6
+"""An engine that has died so often without a row in between gives up."""
+FIRST_PAUSE = 0.5
+"""Seconds before an engine that died begins anew, doubled each time: 16 s of trying in all."""
+WIDEN_AFTER = 1_000
+"""Good steps after which one more utterance may run, where memory had run out."""
 
 
 class Engine:
@@ -51,19 +58,22 @@ class Engine:
     ) -> None:
         self.max_len = min(max_len, model.max_positions)
         self.slots = slots
-        self._runner = Runner(
-            model, slots=slots, max_len=self.max_len, prefix_bytes=prefix_bytes, prefix_folder=prefix_folder
-        )
-        self._scheduler = Scheduler(slots, prefill_budget or (512 if model.device.type == "cuda" else 64))
+        self._model = model
+        self._format = CodeFormat.of(model)
+        self._prefill_budget = prefill_budget or (512 if model.device.type == "cuda" else 64)
+        self._prefix_bytes, self._prefix_folder = prefix_bytes, prefix_folder
+        self._begin()
         self._handles: dict[Sequence, Handle] = {}
         self._tickets: deque[Ticket] = deque()
+        self._good_steps = 0
         self._rows = 0
         self._step_seconds, self._batches = Tally(STEP_SECONDS), Tally(BATCHES)
 
         self._wake = threading.Condition()
         self._submitted: deque[tuple[Sequence, Handle]] = deque()
         self._cancelled: deque[Sequence] = deque()
-        self._closed: NotReady | None = None
+        self._closed = False
+        self._trouble: NotReady | None = None
         self._publish()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -83,14 +93,15 @@ class Engine:
         max_new_tokens included; the latter counts rows, row 0 among them. prefix_len: leading positions worth keeping
         for other utterances of the same voice. frame_budget, repeat_limit: the guard against endless speech, in
         frames, None switches either off.
-        Raises InvalidRequest if prompt and answer do not fit the context, NotReady once the engine is closed.
+        Raises InvalidRequest if prompt and answer do not fit the context, NotReady while the engine has died of a fault
+        or once it is closed.
         """
         runs = tuple(runs)
         self.check_room(positions_of(runs), sampling)
         sequence = Sequence(
             runs,
             sampling,
-            self._runner.format,
+            self._format,
             prefix_len=prefix_len,
             frame_budget=frame_budget,
             repeat_limit=repeat_limit,
@@ -100,8 +111,10 @@ class Engine:
             handle.end()
             return handle
         with self._wake:
-            if self._closed is not None:
-                raise self._closed
+            if self._closed:
+                raise NotReady("The engine is shutting down.", "引擎正在关闭。")
+            if self._trouble is not None:
+                raise self._trouble.with_traceback(None)
             self._submitted.append((sequence, handle))
             self._wake.notify()
         return handle
@@ -135,10 +148,15 @@ class Engine:
         with self._wake:
             return replace(self._stats, waiting=self._stats.waiting + len(self._submitted))
 
+    @property
+    def trouble(self) -> NotReady | None:
+        """What keeps it from generating at present: it died and is not back yet, or gave up. None while all is well."""
+        return self._trouble
+
     def close(self) -> None:
         """Ends everything with Cancelled, joins the thread and frees the cache. Idempotent."""
         with self._wake:
-            self._closed = self._closed or NotReady("The engine is shutting down.", "引擎正在关闭。")
+            self._closed = True
             self._wake.notify_all()
         self._thread.join()
 
@@ -156,8 +174,28 @@ class Engine:
     # --- the engine's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failure: BaseException = Cancelled()
+        """Lives until closed. An error that no request can be blamed for ends all of them, and the engine begins anew;
+        one that dies again and again without a single row in between gives up."""
+        deaths = rows = 0
+        while (fault := self._live()) is not None:
+            deaths = deaths + 1 if self._rows == rows else 1
+            rows = self._rows
+            pause = FIRST_PAUSE * 2 ** (deaths - 1)
+            with self._wake:
+                self._trouble = _trouble(fault, pause if deaths < MAX_DEATHS else None)
+                self._end_all(GenerationFailed(fault))
+                self._wake.wait_for(lambda: self._closed, pause if deaths < MAX_DEATHS else None)
+        with self._wake:
+            self._end_all(Cancelled())
+        del self._model
+
+    def _live(self) -> Exception | None:
+        """Serves until it is closed, which returns None, or dies, which returns what it died of."""
         try:
+            if self._trouble is not None and not self._closed:
+                self._begin()
+                self._trouble = None
+                logger.warning("the engine is back")
             while self._take_orders():
                 started = time.perf_counter()
                 if batch := self._round():
@@ -165,19 +203,33 @@ class Engine:
                     self._batches.add(batch)
                 self._publish()
         except Exception as error:
-            logger.exception("the engine stopped")
-            failure = self._closed = NotReady(
-                f"The engine stopped ({error}); restart the server.", f"引擎已停止（{error}），请重启服务。"
-            )
-        with self._wake:
-            self._handles.update(self._submitted)
-            self._submitted.clear()
-        for sequence, handle in self._handles.items():
-            self._scheduler.remove(sequence)
+            logger.exception("the engine died")
+            return error
+        return None
+
+    def _begin(self) -> None:
+        """With an empty cache and nobody in it."""
+        self._scheduler = Scheduler(self.slots, self._prefill_budget)
+        self._runner = Runner(
+            self._model,
+            slots=self.slots,
+            max_len=self.max_len,
+            prefix_bytes=self._prefix_bytes,
+            prefix_folder=self._prefix_folder,
+        )
+
+    def _end_all(self, failure: BaseException) -> None:
+        """Ends what is under way or submitted, and frees the device's memory."""
+        self._handles.update(self._submitted)
+        self._submitted.clear()
+        self._cancelled.clear()
+        self._tickets.clear()
+        for handle in self._handles.values():
             handle.end(failure)
         self._handles.clear()
-        self._publish()
+        self._scheduler = Scheduler(self.slots, self._prefill_budget)
         self._runner.free()
+        self._publish()
 
     def _take_orders(self) -> bool:
         """Blocks while there is nothing to do; takes in what was submitted and cancelled. False: close."""
@@ -187,7 +239,7 @@ class Engine:
             )
             submitted, self._submitted = self._submitted, deque()
             cancelled, self._cancelled = self._cancelled, deque()
-            closed = self._closed is not None
+            closed = self._closed
         for sequence, handle in submitted:
             self._handles[sequence] = handle
             self._scheduler.add(sequence)
@@ -207,6 +259,8 @@ class Engine:
             try:
                 ticket = self._runner.prefill(piece)
             except Exception as error:
+                if self._runner.out_of_memory(error):
+                    self._runner.spare_memory()
                 self._fail([piece.sequence], error)
                 continue
             if ticket is not None:
@@ -215,13 +269,30 @@ class Engine:
         if drawing:
             try:
                 self._tickets.append(self._runner.decode(drawing, self._scheduler.running))
+                self._widen()
             except Exception as error:  # nothing says whose fault it is
+                if self._runner.out_of_memory(error):
+                    self._narrow(len(drawing))
                 self._fail(drawing, error)
         # The last ticket may stay unread while the device works on it, as long as something follows it.
         lookahead = self._runner.lookahead if drawing else 0
         while len(self._tickets) > lookahead:
             self._read(self._tickets.popleft())
         return len(drawing)
+
+    def _narrow(self, batch: int) -> None:
+        """A step of so many found no memory: from here on half as many run at once, so that not all fail for ever."""
+        self._runner.spare_memory()
+        self._scheduler.limit = max(1, batch // 2)
+        self._good_steps = 0
+        logger.warning("out of memory: at most %d utterances run at once for now", self._scheduler.limit)
+
+    def _widen(self) -> None:
+        """Memory may be there again: after many good steps one more may run."""
+        self._good_steps += 1
+        if self._scheduler.limit < self.slots and self._good_steps >= WIDEN_AFTER:
+            self._scheduler.limit += 1
+            self._good_steps = 0
 
     def _read(self, ticket: Ticket) -> None:
         """Hands the rows of a ticket to their sequences."""
@@ -243,17 +314,12 @@ class Engine:
                 self._drop(sequence)
 
     def _fail(self, sequences: Iterable[Sequence], cause: Exception) -> None:
-        """Ends sequences with an error; the engine goes on."""
+        """Ends sequences with an error; the engine goes on, unless the device is lost to it."""
+        if self._runner.lost(cause):
+            raise cause
         logger.error("generation failed", exc_info=cause)
-        cause = cause.with_traceback(None)  # its frames hold tensors, and clients hold the error
         for sequence in sequences:
-            error = SpeechError(
-                f"Generation failed ({cause}). Try again, and with another seed or reference clip if it fails again.",
-                f"生成失败（{cause}）。请重试；若再次失败，请更换种子或参考音频。",
-                code="generation_failed",
-            )
-            error.__cause__ = cause
-            self._drop(sequence, error, broken=True)
+            self._drop(sequence, GenerationFailed(cause), broken=True)
 
     def _drop(self, sequence: Sequence, failure: BaseException | None = None, *, broken: bool = False) -> None:
         """Takes a sequence out, however it ended, and frees its slot."""
@@ -285,3 +351,18 @@ class Engine:
         with self._wake:
             self._stats = stats
             self._wake.notify_all()
+
+
+def _trouble(fault: Exception, pause: float | None) -> NotReady:
+    """`pause`: seconds until the engine begins anew, None if it gave up."""
+    reason = str(fault).partition("\n")[0]
+    if pause is None:
+        return NotReady(
+            f"The engine died again and again ({reason}) and gave up: restart the server.",
+            f"引擎多次失败（{reason}），已停止重试：请重启服务。",
+        )
+    return NotReady(
+        f"The engine died ({reason}) and is starting again.",
+        f"引擎出错（{reason}），正在重新启动。",
+        retry_after=math.ceil(pause),
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgs_server.telemetry import Tally
-from higgs_server.types import AudioChunk, Cancellation, ModelInfo, Script
+from higgs_server.types import AudioChunk, Cancellation, ModelInfo, NotReady, Script
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,9 @@ class Backend(Protocol):
 
     def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
         """Speaks. The last chunk carries the finish reason. Raises Cancelled soon after a cancellation."""
+
+    def trouble(self) -> NotReady | None:
+        """What keeps it from speaking at present; None while all is well."""
 
     def stats(self) -> BackendStats | None:
         """A snapshot; None where no engine runs."""

@@ -97,3 +97,8 @@ class PrefixCache:
         while self.bytes > self.max_bytes:
             _, oldest = self._prefixes.popitem(last=False)
             self.bytes -= oldest.nbytes
+
+    def clear(self) -> None:
+        """Drops all prefixes."""
+        self._prefixes.clear()
+        self.bytes = 0

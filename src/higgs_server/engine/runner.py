@@ -156,7 +156,26 @@ class Runner:
         if broken:
             self._cache.scrub(slot)
 
+    @staticmethod
+    def out_of_memory(error: Exception) -> bool:
+        """Whether less at once could have gone well; neither PyTorch nor ONNX Runtime has one type for it."""
+        return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
+
+    @staticmethod
+    def lost(error: Exception) -> bool:
+        """Whether the device will not answer this process any more: such an error comes back at every call."""
+        return "CUDA error" in str(error)
+
+    def spare_memory(self) -> None:
+        """Gives up what is kept only to be faster."""
+        self.prefixes.clear()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def free(self) -> None:
-        """Gives the device's memory back, also where clients still hold on to the engine. Nothing runs afterwards."""
-        del self._cache, self._state, self._model
-        self.prefixes = PrefixCache(0)
+        """Gives the device's memory back, also where clients still hold on to the engine. Nothing runs afterwards.
+
+        Idempotent."""
+        for part in ("_cache", "_state", "_model"):
+            self.__dict__.pop(part, None)
+        self.prefixes.clear()

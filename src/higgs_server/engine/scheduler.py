@@ -48,6 +48,8 @@ class Scheduler:
 
     def __init__(self, slots: int, prefill_budget: int) -> None:
         self.prefill_budget = prefill_budget
+        self.limit = slots
+        """Sequences that may run at once: all slots, unless memory has run out."""
         self._slots: list[Sequence | None] = [None] * slots
         self._running: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
@@ -70,7 +72,7 @@ class Scheduler:
         """Gives free slots, lowest first, to those who wait; returns the newly admitted."""
         admitted = []
         for slot, occupant in enumerate(self._slots):
-            if not self._waiting:
+            if not self._waiting or len(self._running) >= self.limit:
                 break
             if occupant is None:
                 sequence = self._waiting.popleft()

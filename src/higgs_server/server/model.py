@@ -34,7 +34,7 @@ class ServedModel:
         self._synthesizer: Synthesizer | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self.state = LoadState()
+        self._loading = LoadState()
         self.admission = Admission(settings.max_waiting)
 
     def start(self) -> None:
@@ -42,18 +42,25 @@ class ServedModel:
         threading.Thread(target=self._load, name="load-model", daemon=True).start()
 
     def get(self) -> Synthesizer:
-        """The loaded model. Raises NotReady (503): with Retry-After while it loads, with the way out if it failed."""
-        if self._synthesizer is not None:
-            return self._synthesizer
+        """The loaded model. Raises NotReady (503): with Retry-After where waiting helps, else with the way out."""
         state = self.state
         if state.error is not None:
-            raise NotReady(str(state.error), state.error.zh, code=state.error.code)
+            error = state.error
+            raise NotReady(str(error), error.zh, code=error.code, retry_after=error.retry_after)
+        if self._synthesizer is not None:
+            return self._synthesizer
         percent = f"{state.fraction:.0%}"
         raise NotReady(
             f"The model is loading ({state.stage}, {percent}). Try again in a few seconds.",
             f"模型正在加载（{percent}），请稍后重试。",
             retry_after=2 if self._settings.model_path == EMBEDDED else 10,
         )
+
+    @property
+    def state(self) -> LoadState:
+        """Whether it can speak, and what keeps it from that: still loading, not to be had, or broken for the moment."""
+        trouble = self._synthesizer.backend.trouble() if self._synthesizer is not None else None
+        return self._loading if trouble is None else LoadState("failed", "engine", 1.0, trouble)
 
     @property
     def synthesizer(self) -> Synthesizer | None:
@@ -74,7 +81,7 @@ class ServedModel:
             with progress_bar(f"loading {name}") as show:
 
                 def report(stage: str, fraction: float) -> None:
-                    self.state = LoadState("loading", stage, fraction)
+                    self._loading = LoadState("loading", stage, fraction)
                     show(stage, fraction)
 
                 synthesizer = Synthesizer.load(self._settings.load_options(), self._settings, report)
@@ -101,7 +108,7 @@ class ServedModel:
         if closed:
             synthesizer.close()
             return
-        self.state = LoadState("ready", "ready", 1.0)
+        self._loading = LoadState("ready", "ready", 1.0)
         info = synthesizer.backend.info
         log.info("ready: %s on %s (%s)", info.name, info.device, info.dtype)
         if info.note:
@@ -114,5 +121,5 @@ class ServedModel:
                 f"{error.zh}可先用内置语音：`{USE_EMBEDDED}`。",
                 code=error.code,
             )
-        self.state = LoadState("failed", "failed", self.state.fraction, error)
+        self._loading = LoadState("failed", "failed", self._loading.fraction, error)
         log.error("no model: %s", error)

@@ -27,7 +27,7 @@ def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRout
 
     @router.get("/ready", response_model=Readiness, responses={503: {"model": Readiness}})
     async def ready(request: Request) -> Response:
-        """200 once a model can speak; 503 while it loads (with Retry-After) and when it could not be had."""
+        """200 while a model can speak; 503, with Retry-After where waiting helps, while it loads and when it failed."""
         state = model.state
         english = prefers_english(request.headers)
         if state.error is not None:
@@ -43,7 +43,8 @@ def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRout
             progress=round(state.fraction, 3),
             message=message,
         )
-        headers = {"Retry-After": "2"} if state.status == "loading" else None
+        wait = 2 if state.status == "loading" else state.error and state.error.retry_after
+        headers = {"Retry-After": str(wait)} if wait else None
         return JSONResponse(body.model_dump(), 200 if state.status == "ready" else 503, headers)
 
     @router.get("/metrics", response_class=PlainTextResponse)

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -96,20 +97,17 @@ async def speak_whole(request: Request, model: ServedModel, script: Script) -> l
 
 
 class FirstThenRest:
-    """Chunks of which the first has come already. Closing it stops the work, begun or not."""
+    """Chunks of which the `first` have come already. Closing it stops the work, begun or not."""
 
-    def __init__(self, first: AudioChunk | None, rest: AsyncIterator[AudioChunk]) -> None:
-        self._first = first
+    def __init__(self, first: list[AudioChunk], rest: AsyncIterator[AudioChunk]) -> None:
+        self._first = deque(first)
         self._rest = rest
 
     def __aiter__(self) -> FirstThenRest:
         return self
 
     async def __anext__(self) -> AudioChunk:
-        if self._first is None:
-            return await anext(self._rest)
-        first, self._first = self._first, None
-        return first
+        return self._first.popleft() if self._first else await anext(self._rest)
 
     async def aclose(self) -> None:
         """Idempotent."""
@@ -117,14 +115,19 @@ class FirstThenRest:
 
 
 async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -> FirstThenRest:
-    """Waits for the first chunk, so that a failure before any sound still has an HTTP status.
+    """Waits for the first sound, so that a failure before it still has an HTTP status.
 
     Raises ClientGone, and stops the work, where the client closes the connection meanwhile: a queue and a long prompt
-    can lie before the first chunk, and no response listens yet.
+    can lie before the first sound, and no response listens yet.
     """
 
-    async def begin() -> AudioChunk | None:
-        return await anext(pieces, None)
+    async def begin() -> list[AudioChunk]:
+        first: list[AudioChunk] = []
+        async for piece in pieces:
+            first.append(piece)
+            if len(piece.samples):
+                break
+        return first
 
     return FirstThenRest(await _while_connected(request, begin()), pieces)
 

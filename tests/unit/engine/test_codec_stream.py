@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_server.engine.codec_stream import CodecStream, CodecWorker, FrameWindower, decode_whole
-from higgs_server.types import Cancelled, Samples
+from higgs_server.types import Cancelled, GenerationFailed, Samples
 
 HOP = 4
 CONTEXT = 3
@@ -210,11 +210,24 @@ def test_an_error_ends_only_its_own_stream(worker: CodecWorker, codec: Neighbour
     good.finish()
     bad.finish()
     np.testing.assert_array_equal(np.concatenate(list(good)), decode_whole(codec, frames(30)))
-    with pytest.raises(RuntimeError, match="broken code"):
+    with pytest.raises(GenerationFailed, match="broken code"):
         list(bad)
-    with pytest.raises(RuntimeError, match="broken code"):
+    with pytest.raises(GenerationFailed, match="broken code"):
         bad.ready()
     assert bad not in worker._streams
+
+
+def test_a_fault_of_the_thread_itself_ends_what_waits_and_no_more(
+    worker: CodecWorker, codec: NeighbourCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = codec.decode
+    monkeypatch.setattr(codec, "decode", lambda codes: shape(codes)[:0])  # fewer windows than were given
+    broken = worker.open()
+    broken.push(frames(30))
+    with pytest.raises(GenerationFailed):
+        list(broken)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(speak(worker.open(), frames(30)), decode_whole(codec, frames(30)))
 
 
 def test_cancelling_drops_what_is_pending(worker: CodecWorker, codec: NeighbourCodec) -> None:

@@ -6,6 +6,7 @@ it refuses before the first sound (DESIGN 5.5), never speaking with something el
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ from higgs_server.types import (
     Cancelled,
     Feature,
     FinishReason,
+    GenerationFailed,
     InvalidRequest,
     LoadOptions,
     ModelInfo,
@@ -41,6 +43,8 @@ from higgs_server.types import (
     Script,
     Unsupported,
 )
+
+log = logging.getLogger(__name__)
 
 INSTEAD = "python api_server.py --model-path bosonai/higgs-audio-v2-generation-3B-base"
 _NOTE = (
@@ -165,6 +169,9 @@ class EmbeddedBackend:
         ended: FinishReason = "stop" if all(left.values()) else "length"
         yield AudioChunk(silence(_END)[: left[chunk]], chunk, chunks, finish_reason=ended)
 
+    def trouble(self) -> None:
+        """Each call stands for itself: nothing outlasts a failed one."""
+
     def stats(self) -> None:
         """No engine runs here."""
 
@@ -194,12 +201,18 @@ class EmbeddedBackend:
 
     def _say(self, phonemes: str, voice: EmbeddedVoice, fast: bool, cancellation: Cancellation) -> Samples:
         cancellation.check()
-        if fast and self._heart is not None:
-            if self._closed:
-                raise Cancelled
-            return self._heart.say(phonemes)
+        if self._closed:
+            raise Cancelled
         ids = to_ids(phonemes)
-        return self._kokoro.say(ids, style(voice, len(ids)), cancellation)
+        try:
+            if fast and self._heart is not None:
+                return self._heart.say(phonemes)
+            return self._kokoro.say(ids, style(voice, len(ids)), cancellation)
+        except Cancelled:
+            raise
+        except Exception as error:
+            log.exception("the network failed at %d phonemes", len(ids))
+            raise GenerationFailed(error) from None
 
 
 def _sentences(script: Script) -> Iterator[_Sentence]:

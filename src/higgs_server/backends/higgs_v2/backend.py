@@ -38,6 +38,7 @@ from higgs_server.types import (
     LoadError,
     LoadOptions,
     ModelInfo,
+    NotReady,
     Progress,
     SamplingParams,
     Script,
@@ -157,6 +158,10 @@ class HiggsBackend:
             for _ in handle:
                 pass
             return handle.rows
+
+    def trouble(self) -> NotReady | None:
+        """The engine's."""
+        return self._engine.trouble
 
     def stats(self) -> BackendStats:
         """Engine, clips and the device's memory."""

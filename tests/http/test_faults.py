@@ -1,0 +1,120 @@
+"""Faults in the model: only the requests concerned end, with an error that cannot be taken for sound, and the server
+speaks right afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from answers import events
+from server_process import FaultyServer
+
+TEXT = "Hello there, this goes on for a while."
+BODY: dict[str, Any] = {"text": TEXT, "seed": 5, "max_new_tokens": 150}
+SPEECH: dict[str, Any] = {"input": TEXT, "seed": 5, "max_new_tokens": 150, "response_format": "pcm"}
+LONG = "Hello there, this goes on for a while, " * 20
+ENGLISH = {"accept-language": "en"}
+
+
+@pytest.fixture
+def server(faulty_server: FaultyServer) -> Iterator[FaultyServer]:
+    """Nothing runs in it, before and after."""
+    faulty_server.idle()
+    yield faulty_server
+    faulty_server.idle()
+
+
+@pytest.fixture
+def client(server: FaultyServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60, headers=ENGLISH) as client:
+        yield client
+
+
+@pytest.fixture
+def right(client: httpx.Client) -> Iterator[Callable[[], None]]:
+    """Says the same as ever, also at the end of the test."""
+    sound = client.post("/generate", json=BODY).raise_for_status().json()["audio_base64"]
+
+    def check() -> None:
+        assert client.post("/generate", json=BODY).raise_for_status().json()["audio_base64"] == sound
+
+    yield check
+    check()
+
+
+FAULTS = [("prefill", "error"), ("prefill", "memory"), ("decode", "error"), ("decode", "nan"), ("decode", "memory")]
+FAULTS += [("codec", "error"), ("codec-thread", "error"), ("engine", "error")]
+
+
+def session(server: FaultyServer) -> Iterator[Any]:
+    """The messages of a WebSocket that speaks two sentences."""
+    with connect(server.url.replace("http", "ws") + "/v1/audio/speech/stream") as socket:
+        socket.send(json.dumps({"type": "session.config", "seed": 5, "max_new_tokens": 200}))
+        socket.send(json.dumps({"type": "input.text", "text": f"{LONG}. {LONG}."}))
+        socket.send(json.dumps({"type": "input.done"}))
+        for message in socket:
+            yield message if isinstance(message, bytes) else json.loads(message)
+
+
+@pytest.mark.parametrize(("point", "kind"), FAULTS)
+@pytest.mark.usefixtures("right")
+def test_a_fault_before_the_first_sound(server: FaultyServer, client: httpx.Client, point: str, kind: str) -> None:
+    for path, body in (("/generate", BODY), ("/generate-stream", BODY), ("/v1/audio/speech", SPEECH)):
+        server.control("break", point, kind=kind)
+        answer = client.post(path, json=body)
+        assert answer.status_code == 500
+        error = answer.json()["error"]
+        assert error["code"] == "generation_failed"
+        message = error.get("message") or answer.json()["message"]
+        assert "not finite" in message if kind == "nan" else "injected" in message
+        assert "Traceback" not in answer.text
+        server.until_ready()
+
+
+@pytest.mark.parametrize(("point", "after"), [("decode", 60), ("codec", 6), ("engine", 60)])
+def test_a_fault_amid_the_sound(
+    server: FaultyServer, client: httpx.Client, right: Callable[[], None], point: str, after: int
+) -> None:
+    """Whatever the transport, nobody takes the beginning for the whole."""
+    long = {**BODY, "text": LONG, "max_new_tokens": 1_500}
+    speech = {**SPEECH, "input": LONG, "max_new_tokens": 1_500}
+
+    def fault() -> None:
+        server.until_ready()
+        server.control("break", point, after=after)
+
+    fault()
+    found = list(events(client.post("/generate-stream", json=long).iter_lines()))
+    assert "audio" in {event["type"] for event in found}
+    assert [event["type"] for event in found[-2:]] == ["error", "[DONE]"]
+    assert found[-2]["error"]["code"] == "generation_failed"
+    assert "done" not in {event["type"] for event in found}
+
+    for response_format in ("pcm", "mp3", "wav"):
+        fault()
+        with client.stream("POST", "/v1/audio/speech", json={**speech, "response_format": response_format}) as answer:
+            assert answer.status_code == 200
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+                list(answer.iter_raw())
+
+    fault()
+    found = list(events(client.post("/v1/audio/speech", json={**speech, "stream_format": "sse"}).iter_lines()))
+    assert {event["type"] for event in found} == {"speech.audio.delta", "error"}
+    assert found[-1]["type"] == "error"
+    assert found[-1]["error"]["code"] == "generation_failed"
+
+    fault()
+    messages = list(session(server))
+    assert isinstance(messages[1], bytes)
+    kinds = [message["type"] for message in messages if not isinstance(message, bytes)]
+    if point == "engine":  # it may not be back yet for the next sentence
+        assert kinds[:2] == ["audio.start", "error"]
+    else:
+        assert kinds == ["audio.start", "error", "audio.start", "audio.done", "session.done"]
+    server.until_ready()
+    right()

@@ -8,19 +8,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from higgs_server import __version__
 from higgs_server.logs import set_up_logging
-from higgs_server.settings import EMBEDDED, Settings
+from higgs_server.settings import EMBEDDED, BadSettings, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
-
-_TRANSPORT: dict[str, Any] = {"loop": "asyncio", "http": "h11", "ws": "websockets", "log_config": None}
-"""uvicorn's own choice would depend on which other packages happen to be installed."""
 
 
 def app() -> FastAPI:
@@ -36,25 +33,27 @@ def serve(settings: Settings) -> int:
     """Serves until a signal ends it. Returns the exit status."""
     import uvicorn
 
+    from higgs_server.server.listener import Listener, transport
+
     set_up_logging(settings.log_level, settings.log_file, settings.log_format)
     log.info("higgs-audio-server %s, model %s", __version__, settings.model_path)
     if settings.model_path == EMBEDDED:
         log.warning("this is the small EMBEDDED voice, not Higgs Audio: it cannot clone voices or follow a scene")
+    if settings.open_to_all:
+        log.warning("listening on %s without a key: whoever can reach it may use it (--api-key)", settings.host)
     if settings.reload:
         settings.export()
-        uvicorn.run(
-            "higgs_server.main:app",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            reload=True,
-            reload_dirs=[str(Path(__file__).parent)],
-            **_TRANSPORT,
-        )
+        folder = str(Path(__file__).parent)
+        uvicorn.run("higgs_server.main:app", factory=True, reload=True, reload_dirs=[folder], **transport(settings))
         return 0
     from higgs_server.server.app import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **_TRANSPORT))
+    try:
+        app = create_app(settings)
+    except BadSettings as error:
+        log.error("%s", error)
+        return 2
+    server = Listener(app, settings, app.state.model.stop)
     # Once it has ended, uvicorn raises the signal again that ended it; an ordered end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):

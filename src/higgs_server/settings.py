@@ -117,7 +117,22 @@ class Settings(BaseSettings):
         Path("examples/scene_prompts"), description="Folder of scene descriptions: NAME.txt."
     )
     api_key: SecretStr | None = Field(
-        None, description="Key that every endpoint but /health asks for (Bearer or X-API-Key)."
+        None,
+        description="Key that every endpoint but /health asks for (Bearer or X-API-Key); several separated by commas.",
+    )
+    api_key_file: Path | None = Field(
+        None, description="File of more keys, read again when it changes: a line each, NAME:KEY or KEY."
+    )
+    rate_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Requests a minute that each caller (key, else address) may send; by default any.",
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="Requests that each caller may have at the same time; by default any."
+    )
+    cors_origins: str | None = Field(
+        None, description='Origins whose pages may use this server, separated by commas; "*" for all, none by default.'
     )
     remote_api_key: SecretStr | None = Field(
         None, description="Key that the other engine asks for, where --model-path is an address."
@@ -140,6 +155,19 @@ class Settings(BaseSettings):
     max_text_length: int = Field(100_000, ge=1, description="Longest text of a request, in characters.")
     max_upload_mb: int = Field(25, ge=1, description="Largest upload in MB.")
     max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")
+    client_timeout: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds of patience with a client that sends its request or reads its answer slower than 1 kB a "
+        "second; then it is cut off.",
+    )
+    keep_alive: int = Field(65, ge=0, description="Seconds an idle connection stays open for another request.")
+    shutdown_timeout: int = Field(
+        30,
+        ge=0,
+        description="Seconds that running requests have to finish after SIGTERM; a second signal ends at once.",
+    )
     reload: bool = Field(False, description="Restart when a source file changes (for development).")
 
     @model_validator(mode="wrap")
@@ -209,6 +237,11 @@ class Settings(BaseSettings):
             guard=self.guard,
             remote_api_key=self.remote_api_key.get_secret_value() if self.remote_api_key else None,
         )
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether other machines can reach it and need no key."""
+        return self.host not in ("127.0.0.1", "::1", "localhost") and not (self.api_key or self.api_key_file)
 
     def export(self) -> None:
         """Puts every setting into the environment, for the processes that --reload starts."""

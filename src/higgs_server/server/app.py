@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from higgs_server import __version__
 from higgs_server.logs import log_request
 from higgs_server.server import conversation, errors, native, openai, ops, plan, profiles, studio, uploads, voices
+from higgs_server.server.callers import Callers
 from higgs_server.server.edge import Edge
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
@@ -22,30 +25,44 @@ DESCRIPTION = "Text in, speech out: a self-hosted speech server around Higgs Aud
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The whole server. The model begins to load once the port is about to open, and answers 503 until then."""
+    """The whole server. The model begins to load once the port is about to open, and answers 503 until then.
+
+    Raises BadSettings where the file of keys cannot be used.
+    """
     model = ServedModel(settings)
+    callers = Callers(settings)
     metrics = Metrics(model)
     tracing = Tracing(settings.otlp_endpoint, __version__) if settings.otlp_endpoint else None
     observers = (log_request, metrics.observe, *((tracing.observe,) if tracing else ()))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Clips are encoded off the loop, one waiting for another: that must not hold up everybody's answers.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64, thread_name_prefix="work"))
         model.start()
-        yield
+        yield {"patience": settings.client_timeout}
         model.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
-    app.state.model, app.state.metrics = model, metrics  # for whoever runs many of these
-    routers = [part.routes(settings, model) for part in (native, plan, openai, voices, profiles, uploads, conversation)]
+    app.state.model, app.state.metrics = model, metrics  # for whoever runs one or many of these
+    routers = [part.routes(settings, model) for part in (native, plan, openai, voices, profiles, uploads)]
+    routers.append(conversation.routes(settings, model, callers))
     routers.append(ops.routes(settings, model, metrics))
     routers.append(studio.routes())
     for router in routers:
         app.include_router(router)
     errors.install(app)
     endpoints = frozenset(route.path for router in routers for route in router.routes)
-    app.add_middleware(Edge, settings=settings, observers=observers, endpoints=endpoints)
+    app.add_middleware(Edge, settings=settings, callers=callers, observers=observers, endpoints=endpoints)
+    if settings.cors_origins:
+        # Around the edge: whatever it answers, also without a key, is for the page that asked.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["retry-after", "x-request-id", "x-seed", "x-finish-reason", "x-sample-rate"],
+        )
     return app

@@ -17,6 +17,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from higgs_server.server.callers import Callers
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
 from higgs_server.server.openai import EncodedSpeech, SpeechBody, plan_speech
@@ -25,20 +26,23 @@ from higgs_server.settings import Settings
 from higgs_server.telemetry import current_request
 from higgs_server.text.chunk import count_words
 from higgs_server.text.sentences import clause_ends, sentence_ends
-from higgs_server.types import SAMPLING_RATE, InvalidRequest, SpeechError, TooLarge, invalid_request
+from higgs_server.types import SAMPLING_RATE, InvalidRequest, NotReady, SpeechError, TooLarge, invalid_request
 
 LONGEST_SENTENCE = 500
 """Characters without an end, half a minute of speech, after which what there is is spoken."""
 _DEFAULTS = {"response_format": "pcm"}
 _END = None
+SERVICE_RESTART = 1012
+"""The code of a WebSocket that closes because its server ends (IANA's registry)."""
 
 
 class Conversation:
     """One session. Sentences are spoken one after another, in the order of their text, each as the session was
     configured when it was complete."""
 
-    def __init__(self, socket: WebSocket, settings: Settings, model: ServedModel) -> None:
+    def __init__(self, socket: WebSocket, settings: Settings, model: ServedModel, callers: Callers) -> None:
         self._socket = socket
+        self._callers = callers
         self._settings = settings
         self._model = model
         self._config = SpeechBody.model_validate({"input": "", **_DEFAULTS})
@@ -49,18 +53,23 @@ class Conversation:
         self._sentences: asyncio.Queue[SpeechBody | None] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Until all is said, or the client closes or goes; whatever is being spoken then stops."""
+        """Until all is said, or the client closes or goes, and whatever is being spoken then stops. A server that ends
+        takes no more text, and says what is complete."""
         await self._socket.accept(headers=[(b"x-request-id", current_request.get().id.encode())])
         speaking = asyncio.ensure_future(self._speak_all())
         listening = asyncio.ensure_future(self._listen())
+        stopping = asyncio.ensure_future(self._model.stopping.wait())
         try:
+            await asyncio.wait({speaking, listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                self._end()
             await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (speaking, listening):
+            for task in (speaking, listening, stopping):
                 task.cancel()
-            await asyncio.gather(speaking, listening, return_exceptions=True)
+            await asyncio.gather(speaking, listening, stopping, return_exceptions=True)
             with suppress(RuntimeError):
-                await self._socket.close()
+                await self._socket.close(SERVICE_RESTART if self._model.stopping.is_set() else 1000)
 
     async def _listen(self) -> None:
         """Reads messages until the client closes or goes."""
@@ -86,9 +95,8 @@ class Conversation:
         elif self._complete:
             raise InvalidRequest("input.done was the end of the text; say more in another session.", param="type")
         elif kind == "input.done":
-            self._complete = True
             self._put(self._unfinished)
-            self._sentences.put_nowait(_END)
+            self._end()
         else:
             self._add(message.get("text"))
 
@@ -108,6 +116,11 @@ class Conversation:
             self._put(text[start:end])
         self._unfinished = text[ends[-1] :] if ends else text
 
+    def _end(self) -> None:
+        if not self._complete:
+            self._complete = True
+            self._sentences.put_nowait(_END)
+
     def _put(self, sentence: str) -> None:
         self._sentences.put_nowait(self._config.model_copy(update={"input": sentence}))
 
@@ -126,9 +139,13 @@ class Conversation:
                 except Exception as error:
                     await self._send_error(as_speech_error(error), sentence_index=index)
             index += 1
-        await self._send({"type": "session.done"})
+        if self._unspoken:
+            await self._send_error(NotReady("The server is about to end; the last of the text was not spoken."))
+        else:
+            await self._send({"type": "session.done"})
 
     async def _speak(self, sentence: SpeechBody, index: int) -> None:
+        self._callers.count(current_request.get().caller)
         script = await asyncio.to_thread(plan_speech, sentence, self._model.get(), self._settings)
         start = {
             "format": sentence.response_format,
@@ -174,13 +191,13 @@ def _recorded(index: int) -> Iterator[None]:
         record.end()
 
 
-def routes(settings: Settings, model: ServedModel) -> APIRouter:
+def routes(settings: Settings, model: ServedModel, callers: Callers) -> APIRouter:
     """The router of the WebSocket."""
     router = APIRouter()
 
     @router.websocket("/v1/audio/speech/stream")
     async def stream(socket: WebSocket) -> None:
         """Text in as it is written, sound out sentence by sentence."""
-        await Conversation(socket, settings, model).run()
+        await Conversation(socket, settings, model, callers).run()
 
     return router

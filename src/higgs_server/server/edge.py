@@ -1,4 +1,4 @@
-"""What every request passes before its endpoint: its id, the log line, the key, and the limit on its body.
+"""What every request passes before its endpoint: its id, the log line, its caller and the limits on what it sends.
 
 Pure ASGI, so that a closed connection and a stream pass through untouched.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_server.server.access import Access
-from higgs_server.server.errors import Unauthorized, error_response, unexpected
+from higgs_server.server.callers import Callers
+from higgs_server.server.errors import HeadersTooLarge, error_response, unexpected
 from higgs_server.server.studio import wants_page
 from higgs_server.settings import Settings
 from higgs_server.telemetry import Observer, RequestRecord, current_request
@@ -23,6 +25,9 @@ from higgs_server.types import InvalidRequest, SpeechError, TooLarge
 _OPEN_PATHS = {"/health"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_UNREAD_BYTES = 64 * 2**20
+_FREE_METHODS = {"GET", "HEAD", "OPTIONS"}
+"""They speak nothing, and count for no limit of a caller's."""
+MAX_HEADERS, MAX_HEADER_BYTES = 100, 32 * 2**10
 
 
 class Edge:
@@ -32,6 +37,7 @@ class Edge:
         self,
         app: ASGIApp,
         settings: Settings,
+        callers: Callers,
         observers: tuple[Observer, ...] = (),
         endpoints: Collection[str] = frozenset(),
     ) -> None:
@@ -39,8 +45,7 @@ class Edge:
         self._app = app
         self._observers = observers
         self._endpoints = endpoints
-        key = settings.api_key.get_secret_value() if settings.api_key else ""
-        self._key = key.encode()
+        self._callers = callers
         self._timeout = settings.request_timeout
         self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
 
@@ -80,11 +85,12 @@ class Edge:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
-            record.deadline = self._deadline(headers)
-            await self._app(scope, limited_receive, observed_send)
+            with self._admitted(record, scope, headers):
+                await self._app(scope, limited_receive, observed_send)
         except Exception as error:
             if status:
+                if scope.get("http_version") == "1.0" and (reset := scope.get("state", {}).get("reset")):
+                    reset()  # such an answer ends with its connection, and an orderly end would look like its own
                 record.error = record.error or (error if isinstance(error, SpeechError) else SpeechError(str(error)))
                 raise
             known = record.error = error if isinstance(error, SpeechError) else unexpected(error)
@@ -106,34 +112,43 @@ class Edge:
             access.sent(message)
             await send(message)
 
+        accepting = False
         try:
-            try:
-                headers = Headers(scope=scope)
-                self._check(scope["path"], headers)
-                record.deadline = self._deadline(headers)
-            except SpeechError as error:
-                record.error = error
-                # Closed before it is accepted: the client sees HTTP 403.
-                await receive()
-                await observed_send({"type": "websocket.close", "code": 1008})
-                return
-            await self._app(scope, receive, observed_send)
+            with self._admitted(record, scope, Headers(scope=scope)):
+                accepting = True
+                await self._app(scope, receive, observed_send)
+        except SpeechError as error:
+            if accepting:
+                raise
+            record.error = error
+            # Closed before it is accepted: the client sees HTTP 403.
+            await receive()
+            await observed_send({"type": "websocket.close", "code": 1008})
         finally:
             access.done()
             current_request.reset(token)
 
-    def _check(self, path: str, headers: Headers) -> None:
-        if self._key and not _is_open(path, headers):
-            scheme, _, bearer = headers.get("authorization", "").partition(" ")
-            given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            if not secrets.compare_digest(given.encode(), self._key):
-                raise Unauthorized(
-                    "This server asks for a key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
-                    "本服务需要密钥：请发送 `Authorization: Bearer 密钥` 或 `X-API-Key: 密钥`。",
-                )
+    @contextmanager
+    def _admitted(self, record: RequestRecord, scope: Scope, headers: Headers) -> Iterator[None]:
+        """Looks at all that can be refused before the body; the request lasts as long as the block."""
+        if not _is_open(scope["path"], headers):
+            record.caller = self._callers.name(headers, record.caller)
+        if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(
+                f"Send at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES // 2**10} kB in all.",
+                f"请求头最多 {MAX_HEADERS} 个，共 {MAX_HEADER_BYTES // 2**10} kB。",
+            )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
             raise self._too_large()
+        record.deadline = self._deadline(headers)
+        if scope.get("method") in _FREE_METHODS:
+            yield
+            return
+        if scope["type"] == "http":  # a session's sentences count, not the session
+            self._callers.count(record.caller)
+        with self._callers.at_once(record.caller):
+            yield
 
     def _deadline(self, headers: Headers) -> float | None:
         """Seconds the request may take: what the client gives it, within what the server does."""

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from higgs_server.server.callers import Unauthorized
 from higgs_server.server.streaming import ClientGone
 from higgs_server.telemetry import current_request
 from higgs_server.types import InvalidRequest, Problem, SpeechError, UnfitRecording, invalid_request
@@ -23,10 +24,10 @@ _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-class Unauthorized(SpeechError):
-    """No key, or a wrong one."""
+class HeadersTooLarge(SpeechError):
+    """More headers, or longer ones, than any client of this API needs."""
 
-    status, code = 401, "unauthorized"
+    status, code = 431, "headers_too_large"
 
 
 class WrongContentType(SpeechError):

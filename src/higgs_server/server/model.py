@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class ServedModel:
         self._lock = threading.Lock()
         self._loading = LoadState()
         self.admission = Admission(settings.max_waiting)
+        self.stopping = asyncio.Event()
+        """The server finishes what it has begun, and ends."""
 
     def start(self) -> None:
         """Begins to load; returns at once."""
@@ -43,12 +46,12 @@ class ServedModel:
 
     def get(self) -> Synthesizer:
         """The loaded model. Raises NotReady (503): with Retry-After where waiting helps, else with the way out."""
-        state = self.state
-        if state.error is not None:
-            error = state.error
+        error = self._trouble or self._loading.error
+        if error is not None:
             raise NotReady(str(error), error.zh, code=error.code, retry_after=error.retry_after)
         if self._synthesizer is not None:
             return self._synthesizer
+        state = self._loading
         percent = f"{state.fraction:.0%}"
         raise NotReady(
             f"The model is loading ({state.stage}, {percent}). Try again in a few seconds.",
@@ -58,14 +61,23 @@ class ServedModel:
 
     @property
     def state(self) -> LoadState:
-        """Whether it can speak, and what keeps it from that: still loading, not to be had, or broken for the moment."""
-        trouble = self._synthesizer.backend.trouble() if self._synthesizer is not None else None
-        return self._loading if trouble is None else LoadState("failed", "engine", 1.0, trouble)
+        """Whether it can speak, else why not: it loads, cannot be had, is broken for the moment, or the server ends."""
+        if self.stopping.is_set():
+            return LoadState("failed", "stopping", 1.0, NotReady("The server is about to end.", "服务即将停止。"))
+        return self._loading if self._trouble is None else LoadState("failed", "engine", 1.0, self._trouble)
+
+    @property
+    def _trouble(self) -> SpeechError | None:
+        return None if self._synthesizer is None else self._synthesizer.backend.trouble()
 
     @property
     def synthesizer(self) -> Synthesizer | None:
         """The loaded model, None until then."""
         return self._synthesizer
+
+    def stop(self) -> None:
+        """The server is about to end: nobody should begin anything here."""
+        self.stopping.set()
 
     def close(self) -> None:
         """Frees the model, also one that is still loading."""

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from higgs_server.server.callers import Callers
 from higgs_server.server.edge import Edge
 from higgs_server.settings import Settings
 from higgs_server.types import TooLarge
@@ -18,7 +19,7 @@ SMALL = Settings(max_upload_mb=1, max_text_length=10)
 
 def ask(app: ASGIApp, method: str = "POST", **options: Any) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(Edge(app, SMALL), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(Edge(app, SMALL, Callers(SMALL)), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             return await asyncio.wait_for(client.request(method, "/x", **options), 20)
 

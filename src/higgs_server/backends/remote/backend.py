@@ -111,6 +111,9 @@ class RemoteBackend:
             with self._lock:
                 self._speaking.discard(cancellation)
 
+    def trouble(self) -> None:
+        """Each request finds out for itself whether the other engine speaks."""
+
     def stats(self) -> BackendStats | None:
         """None: the engine runs elsewhere, and has metrics of its own."""
         return None

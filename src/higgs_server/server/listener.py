@@ -1,0 +1,166 @@
+"""The listening side: connections that wait for no client for ever, and an orderly end of the process.
+
+uvicorn speaks HTTP and WebSocket; here is what it leaves open. Knows no endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from higgs_server.server.edge import MAX_HEADER_BYTES
+from higgs_server.settings import Settings
+
+SLOWEST = 1_000
+"""Bytes a second that a client must send or read at least, beyond the patience it is met with."""
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class _ReadBy(asyncio.Protocol):
+    """A connection that is cut off when its client does not read. `app_state["patience"]` is in seconds."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    app_state: dict[str, Any]
+    _unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Whatever the kernel does not take at once counts as unread.
+        self.transport.set_write_buffer_limits(high=0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all_read()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all_read()
+
+    def _await_reading(self) -> None:
+        patience = self.app_state["patience"]
+        unread = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(patience, self._check_reading, unread - patience * SLOWEST)
+
+    def _check_reading(self, most: float) -> None:
+        if self.transport.get_write_buffer_size() > most:
+            self.transport.abort()
+        else:
+            self._await_reading()
+
+    def _all_read(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+
+
+class HttpConnection(_ReadBy, H11Protocol):
+    """HTTP/1.1 whose requests must arrive within reason: headers and body together."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.app_state = {**self.app_state, "reset": self._reset}
+        self._arriving: asyncio.TimerHandle | None = None
+        self._received = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's interface, as are the next two."""
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._arriving is None:
+            self._await_request()
+        self._received += len(data)
+        super().data_received(data)
+        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if not begun and self.conn.their_state is not h11.SEND_BODY:
+            self._request_is_there()
+
+    def _await_request(self) -> None:
+        self._received = 0
+        patience = self.app_state["patience"]
+        self._arriving = self.loop.call_later(patience, self._check_request, self.loop.time(), patience)
+
+    def _check_request(self, began: float, patience: float) -> None:
+        left = began + patience + self._received / SLOWEST - self.loop.time()
+        if left > 0:
+            self._arriving = self.loop.call_later(left, self._check_request, began, patience)
+        elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            self.transport.write(_TIMED_OUT)
+            self.transport.close()
+
+    def _request_is_there(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _reset(self) -> None:
+        """Ends the connection so that no client takes what it has for the whole (RST)."""
+        if (raw := self.transport.get_extra_info("socket")) is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+class WebSocketConnection(_ReadBy, WebSocketsSansIOProtocol):
+    """A WebSocket whose session is ended by the application when the server stops, not in the middle of a word."""
+
+    def shutdown(self) -> None:
+        """uvicorn's call when it stops."""
+        if not self.handshake_complete:
+            super().shutdown()
+
+
+def transport(settings: Settings) -> dict[str, Any]:
+    """uvicorn's options. Its own choices would depend on which other packages happen to be installed."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "loop": "asyncio",
+        "http": f"{__name__}:{HttpConnection.__name__}",
+        "ws": f"{__name__}:{WebSocketConnection.__name__}",
+        "log_config": None,
+        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+        "timeout_keep_alive": settings.keep_alive,
+        "timeout_graceful_shutdown": settings.shutdown_timeout,
+    }
+
+
+class Listener(uvicorn.Server):
+    """Serves until a signal, then finishes what it has begun; a second signal ends it at once."""
+
+    def __init__(self, app: Any, settings: Settings, stop: Callable[[], None]) -> None:
+        """`stop` is called on the event loop when it begins to end."""
+        super().__init__(Config(app, **transport(settings)))
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's end, which waits for connections and requests."""
+        self._stop()
+        await super().shutdown(sockets)

@@ -1,0 +1,113 @@
+"""Who calls, and how much each may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from higgs_server.server.callers import Callers, RateLimited, Unauthorized
+from higgs_server.settings import BadSettings, Settings
+
+
+def with_keys(**settings: object) -> Callers:
+    return Callers(Settings(**settings))  # type: ignore[arg-type]
+
+
+def name_of(callers: Callers, key: str) -> str | None:
+    try:
+        return callers.name({"x-api-key": key}, "10.0.0.1")
+    except Unauthorized:
+        return None
+
+
+def test_without_keys_a_caller_is_an_address() -> None:
+    assert with_keys().name({}, "10.0.0.1") == "10.0.0.1"
+
+
+def test_each_key_has_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# ours\nalice: a-key\n\nbob:b:key \nbare-key\nalice:another\n", "utf-8")
+    callers = with_keys(api_key="first, second", api_key_file=file)
+    names = {key: name_of(callers, key) for key in ("first", "second", "a-key", "b:key", "bare-key", "another")}
+    assert names == {
+        "first": "key-1",
+        "second": "key-2",
+        "a-key": "alice",
+        "b:key": "bob",
+        "bare-key": "line-5",
+        "another": "alice",
+    }
+    for wrong in ("", "firs", "first, second", "alice", "alice: a-key", "# ours"):
+        assert name_of(callers, wrong) is None
+    assert callers.name({"authorization": "bearer  a-key"}, "-") == "alice"
+    with pytest.raises(Unauthorized):
+        callers.name({"authorization": "Basic a-key", "x-api-key": ""}, "-")
+
+
+def test_a_file_that_changes_counts_at_once_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("alice:old")
+    callers = with_keys(api_key_file=file)
+    for text, old, new in (("alice:new", None, "alice"), ("broken:", None, "alice"), ("", None, "alice")):
+        file.write_text(text)
+        stamp = file.stat().st_mtime_ns + 1_000_000_000
+        import os
+
+        os.utime(file, ns=(stamp, stamp))
+        assert (name_of(callers, "old"), name_of(callers, "new")) == (old, new)
+    file.unlink()
+    assert name_of(callers, "new") == "alice"
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", "alice:\n", ":key\n"])
+def test_a_file_that_is_no_use_is_told_at_the_start(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BadSettings, match="keys"):
+        with_keys(api_key_file=file)
+
+
+def test_a_minute_s_worth_at_once_then_one_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    callers = with_keys(rate_limit=3)
+    for _ in range(3):
+        callers.count("alice")
+    with pytest.raises(RateLimited) as refused:
+        callers.count("alice")
+    assert refused.value.retry_after == 20
+    callers.count("bob")
+    now += 15
+    with pytest.raises(RateLimited) as refused:
+        callers.count("alice")
+    assert refused.value.retry_after == 5
+    now += 5
+    callers.count("alice")
+    with pytest.raises(RateLimited):
+        callers.count("alice")
+    now += 1000
+    for _ in range(3):
+        callers.count("alice")
+
+
+def test_callers_who_have_been_quiet_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    callers = with_keys(rate_limit=60)
+    for number in range(25_000):
+        now += 0.01
+        callers.count(str(number))
+    assert len(callers._next) <= 10_001
+
+
+def test_so_many_at_the_same_time() -> None:
+    callers = with_keys(max_concurrent=2)
+    with callers.at_once("alice"), callers.at_once("bob"):
+        with callers.at_once("alice"), pytest.raises(RateLimited) as refused, callers.at_once("alice"):
+            pass
+        assert refused.value.retry_after == 1
+        with callers.at_once("alice"):
+            pass
+    assert not callers._active

@@ -2,7 +2,7 @@
 
 Besides the server's own endpoints: `POST /break/NAME?after=N` makes the call after the next N of what NAME stands for
 fail.
-`POST /hold/NAME` stops its calls before they do anything, `POST /step/NAME` lets one through, `POST /free/NAME` all.
+`POST /hold/NAME?after=N` stops its calls after the next N, `POST /step/NAME` lets one through, `POST /free/NAME` all.
 `GET /inside` tells what runs and what has been called.
 """
 
@@ -84,8 +84,8 @@ def with_controls(create_app: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
             kind_of[name], due[name] = kind, after
 
         @app.post("/hold/{name}")
-        def hold(name: str) -> None:
-            gates[name] = threading.Semaphore(0)
+        def hold(name: str, after: int = 0) -> None:
+            gates[name] = threading.Semaphore(after)
 
         @app.post("/step/{name}")
         def step(name: str) -> None:

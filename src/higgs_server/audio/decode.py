@@ -27,6 +27,10 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+MIN_RATE, MAX_RATE = 4_000, 768_000
+"""Samples a second. Less is no speech, and a second of it could be made out of every few bytes."""
+
+
 def container_of(data: bytes) -> str | None:
     """The demuxer for these bytes, None where they are no audio format that we take."""
     for offset, magic, name in _MAGIC:
@@ -89,7 +93,12 @@ def _decode(data: bytes, container: str, max_seconds: float | None, param: str) 
         if not source.streams.audio:
             raise _bad(param, "there is no sound in it")
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
-        frames = source.decode(source.streams.audio[0])
+        stream = source.streams.audio[0]
+        # Where no decoder knows what is in it, a stream has no rate at all.
+        rate = getattr(stream, "rate", 0)
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise _bad(param, f"{rate} samples a second are none of a recording")
+        frames = source.decode(stream)
         ended = False
         while not ended:
             try:

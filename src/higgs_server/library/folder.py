@@ -156,8 +156,8 @@ class Folder:
         except (OSError, ValueError):
             return {}
         # Whoever put it there, it stays in this folder.
-        names = {name for pair in change.items() for name in pair if name is not None}
-        return change if all(Path(name).name == name for name in names) else {}
+        names = {name for pair in change.items() for name in pair} - {None} if isinstance(change, dict) else {""}
+        return change if all(isinstance(name, str) and Path(name).name == name != "" for name in names) else {}
 
     def _scan(self) -> dict[str, str]:
         found: dict[str, str] = {}

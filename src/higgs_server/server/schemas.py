@@ -76,6 +76,9 @@ class ProblemItem(BaseModel):
 class NewVoice(LibraryVoice):
     """`POST /v1/audio/voices`."""
 
+    object: Literal["audio.voice"] = "audio.voice"
+    type: Literal["audio_sample"] = "audio_sample"
+    created_at: Annotated[int, Field(description="Seconds since 1970.")]
     warnings: Annotated[list[ProblemItem], Field(description="What `force` has let pass.")]
 
 
@@ -90,6 +93,7 @@ class Deleted(BaseModel):
     """`DELETE /v1/audio/voices/{name}`."""
 
     id: str
+    object: Literal["audio.voice.deleted"] = "audio.voice.deleted"
     deleted: bool = True
 
 

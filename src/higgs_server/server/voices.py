@@ -7,6 +7,7 @@ fill the memory. Knows no model: whether it can clone a voice is said where the 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -81,7 +82,8 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
                 form, "audio_sample", name, transcript, force=force, replace=replace
             )
         voice_shown = await asyncio.to_thread(shown, voice)
-        return NewVoice(**voice_shown.model_dump(), warnings=problem_items(problems, english=True))
+        warnings = problem_items(problems, english=True)
+        return NewVoice(**voice_shown.model_dump(), created_at=int(time.time()), warnings=warnings)
 
     @router.patch("/{name}", openapi_extra=json_body(VoiceChange))
     async def change(name: str, request: Request) -> LibraryVoice:

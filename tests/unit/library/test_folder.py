@@ -1,0 +1,194 @@
+"""Several files change together: whoever reads meanwhile, and whoever comes after a crash, sees all of it or none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from higgs_server.library import folder as module
+from higgs_server.library.folder import CHANGE, LOCK, NEW, Folder, View
+from higgs_server.types import StorageFailed
+
+BEFORE = {"a.wav": b"old clip", "a.txt": b"old words", "other.wav": b"other"}
+CHANGES: list[dict[str, bytes | None]] = [
+    {"a.wav": b"new clip", "a.txt": b"new words"},
+    {"a.wav": b"new clip", "a.txt": None},
+    {"a.wav": None, "a.txt": None},
+    {"a.wav": None, "a.txt": None, "b.wav": b"old clip", "b.txt": b"old words"},
+    {"c.wav": b"clip"},
+]
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def content(folder: Folder) -> dict[str, bytes | None]:
+    return folder.read(lambda view: {name: view.read(name) for name in view.versions})
+
+
+def filled(path: Path) -> Folder:
+    path.mkdir(exist_ok=True)
+    for name, data in BEFORE.items():
+        (path / name).write_bytes(data)
+    return Folder(path)
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
+    """Dies at the `step`-th thing that is done to the disk; says how many there were."""
+    done = 0
+
+    def counted(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == step:
+                raise Crash
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "fsync"):
+        monkeypatch.setattr(module.os, name, counted(getattr(os, name)))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    return lambda: done
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_crash_at_any_point_leaves_the_old_or_the_new(
+    change: dict[str, bytes | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = {name: data for name, data in {**BEFORE, **change}.items() if data is not None}
+    outcomes = []
+    step = 0
+    while True:
+        step += 1
+        path = tmp_path / str(step)
+        folder = filled(path)
+        with monkeypatch.context() as patched, folder.locked():
+            count = crash_at(patched, step)
+            with contextlib.suppress(Crash):
+                folder.change(change)
+            finished = count() < step
+        seen_locked_out = _seen_while_locked(path)
+        after = content(Folder(path))
+        assert seen_locked_out == after
+        assert after in (BEFORE, new), step
+        outcomes.append(after == new)
+        # The next one clears away what was left.
+        with Folder(path).locked():
+            Folder(path).change({"later.txt": b"later"})
+        assert content(Folder(path)) == {**after, "later.txt": b"later"}
+        assert sorted(file.name for file in path.iterdir() if file.name.startswith(".")) == [LOCK]
+        if finished:
+            break
+    # First it has not happened, from some point on it has.
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] is False
+    assert outcomes[-1] is True
+
+
+def _seen_while_locked(path: Path) -> dict[str, bytes | None]:
+    """What a reader sees where nobody lets it clear up."""
+    with (path / LOCK).open("ab") as lock:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return content(Folder(path))
+
+
+def test_readers_never_see_a_mixture(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "deep" / "folder")
+    ended = threading.Event()
+
+    def write(writer: int) -> None:
+        for turn in range(25):
+            both = f"{writer}-{turn}".encode()
+            with folder.locked():
+                folder.change({"a.wav": both, "a.txt": both} if turn % 7 else {"a.wav": None, "a.txt": None})
+
+    def read(_: int) -> int:
+        seen = set()
+        while not ended.is_set():
+            clip, words = folder.read(lambda view: (view.read("a.wav"), view.read("a.txt")))
+            assert clip == words
+            seen.add(clip)
+        return len(seen)
+
+    with ThreadPoolExecutor(6) as pool:
+        readers = [pool.submit(read, number) for number in range(3)]
+        try:
+            list(pool.map(write, range(3)))
+        finally:
+            ended.set()
+        assert max(reader.result() for reader in readers) > 1
+
+
+def test_versions_change_with_the_content(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    first = folder.read(lambda view: view.versions)
+    assert set(first) == set(BEFORE)
+    assert folder.read(lambda view: view.versions) == first
+    with folder.locked():
+        folder.change({"a.wav": BEFORE["a.wav"]})
+    second = folder.read(lambda view: view.versions)
+    assert second["a.wav"] != first["a.wav"]
+    assert second["other.wav"] == first["other.wav"]
+
+
+def test_a_change_that_leads_out_of_the_folder_is_none(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "in")
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    for change in ({"../outside.txt": None}, {"a.wav": "../outside.txt"}, {"a.wav": str(outside)}, ["x"], "x", 7):
+        (folder.path / CHANGE).write_text(json.dumps(change))
+        assert content(folder) == BEFORE
+        with folder.locked():
+            pass
+        assert outside.read_text() == "mine"
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert content(Folder(tmp_path / "file")) == content(Folder(tmp_path / "nothing")) == {}
+    with pytest.raises(StorageFailed, match="cannot be written"), Folder(tmp_path / "file").locked():
+        pass
+    folder = filled(tmp_path / "in")
+    (folder.path / "b.wav").mkdir()
+    with pytest.raises(StorageFailed), folder.locked():
+        folder.change({"a.wav": b"new", "b.wav": b"new"})
+    assert content(folder) == BEFORE
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = filled(tmp_path)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "fsync", full)
+        with pytest.raises(StorageFailed, match="No space left"), folder.locked():
+            folder.change({"a.wav": b"new", "a.txt": b"new"})
+    assert content(folder) == BEFORE
+    with folder.locked():
+        assert not list(tmp_path.glob(f"{NEW}*"))
+
+
+def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    (tmp_path / ".hidden.wav").write_bytes(b"x")
+    (tmp_path / f"{NEW}1234").write_bytes(b"x")
+
+    def seen(view: View) -> set[str]:
+        return set(view.versions)
+
+    assert folder.read(seen) == set(BEFORE)

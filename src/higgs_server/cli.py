@@ -100,7 +100,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_voices_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--voice-prompts-dir", type=Path, help="folder of reference voices")
+    parser.add_argument("--voice-prompts-dir", metavar="DIR", help="folder of reference voices, or an fsspec URL")
 
 
 def _say(options: argparse.Namespace) -> int:
@@ -193,7 +193,8 @@ def _voices(options: argparse.Namespace) -> int:
     from higgs_server.library.voices import VoiceLibrary
     from higgs_server.settings import Settings
 
-    folder = options.voice_prompts_dir or Settings().voice_prompts_dir
+    flags = {"voice_prompts_dir": options.voice_prompts_dir} if options.voice_prompts_dir else {}
+    folder = Settings(**flags).voice_prompts_dir
     voices = VoiceLibrary(folder).list()
     for voice in voices:
         print(f"{voice.name:<20} {voice.transcript or '(no transcript)'}")

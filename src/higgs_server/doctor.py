@@ -59,8 +59,8 @@ def report() -> str:
         f"memory    {'unknown' if memory is None else f'{memory:.0f} GB'}",
         f"GPU       {', '.join(found) if found else 'no NVIDIA GPU found'}",
         f"disk      {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free here",
-        f"voices    {settings.voice_prompts_dir}{'' if settings.voice_prompts_dir.is_dir() else ' (MISSING)'}",
-        f"scenes    {settings.scene_prompts_dir}{'' if settings.scene_prompts_dir.is_dir() else ' (MISSING)'}",
+        f"voices    {settings.voice_prompts_dir}{_missing(settings.voice_prompts_dir)}",
+        f"scenes    {settings.scene_prompts_dir}{_missing(settings.scene_prompts_dir)}",
         "",
         *_verdict("the embedded voice", missing(EMBEDDED_PACKAGES), "pip install higgs-audio-server", []),
         *_verdict(
@@ -73,6 +73,10 @@ def report() -> str:
         f"start     higgs-server serve --model-path {best_model()}",
     ]
     return "\n".join(lines)
+
+
+def _missing(folder: Path | str) -> str:
+    return " (MISSING)" if isinstance(folder, Path) and not folder.is_dir() else ""
 
 
 def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:

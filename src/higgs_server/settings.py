@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
@@ -45,6 +46,26 @@ class BadSettings(SpeechError):
 
     status, code = 0, "bad_settings"
     """No HTTP status: a server with such settings does not start."""
+
+
+def _location(value: object) -> object:
+    """A folder, or the URL of storage that many machines see: what can be opened from here."""
+    if not isinstance(value, str) or "://" not in value:
+        return Path(value) if isinstance(value, str) else value
+    kind, _, rest = value.partition("://")
+    if kind in ("file", "local"):
+        return Path(rest)
+    try:
+        from fsspec import get_filesystem_class
+
+        get_filesystem_class(kind)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{error}. {kind}:// needs fsspec and its package for it, such as s3fs or gcsfs") from None
+    return value
+
+
+Location = Annotated[Path | str, BeforeValidator(_location)]
+"""A Path, or a str that is a URL."""
 
 
 class Settings(BaseSettings):
@@ -110,8 +131,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="End speech that takes this many times a slow reader's time, or repeats itself; 0 never.",
     )
-    voice_prompts_dir: Path = Field(
-        Path("examples/voice_prompts"), description="Folder of reference voices: NAME.wav with NAME.txt beside it."
+    voice_prompts_dir: Location = Field(
+        Path("examples/voice_prompts"),
+        description="Folder of reference voices, NAME.wav with NAME.txt beside it; or any fsspec URL, as s3://BUCKET/DIR.",
     )
     scene_prompts_dir: Path = Field(
         Path("examples/scene_prompts"), description="Folder of scene descriptions: NAME.txt."

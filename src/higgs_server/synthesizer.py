@@ -73,7 +73,7 @@ class Synthesizer:
         saying what is missing.
         """
         folders = {
-            name: Path(folder)
+            name: folder
             for name, folder in (("voice_prompts_dir", voice_prompts_dir), ("scene_prompts_dir", scene_prompts_dir))
             if folder is not None
         }

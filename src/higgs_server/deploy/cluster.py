@@ -15,7 +15,10 @@ def gpus() -> int:
 
 def with_whole_paths(settings: Settings) -> Settings:
     """Workers have another working directory than whoever starts them."""
-    paths = {name: getattr(settings, name).absolute() for name in ("voice_prompts_dir", "scene_prompts_dir")}
+    paths: dict[str, Path | str] = {}
+    for name in ("voice_prompts_dir", "scene_prompts_dir"):
+        if isinstance(folder := getattr(settings, name), Path) and folder.is_dir():
+            paths[name] = folder.absolute()
     for name in ("model_path", "audio_tokenizer_path"):
         if Path(getattr(settings, name)).is_dir():
             paths[name] = str(Path(getattr(settings, name)).absolute())

@@ -1,4 +1,4 @@
-"""A folder of files: the only place where the library touches a disk. Knows nothing of voices.
+"""A folder of files: the only place where the library touches a disk (bucket.py: other storage). No voices here.
 
 Several files change together. Their new contents are written beside them first, then one small file (`.change`) says
 which of them take whose place; it appears at once, and from then on the change has happened. Moving the files into
@@ -17,7 +17,7 @@ from errno import EISDIR
 from pathlib import Path
 from typing import TypeVar
 
-from higgs_server.settings import shipped_examples
+from higgs_server.settings import Location, shipped_examples
 from higgs_server.types import StorageFailed
 
 Result = TypeVar("Result")
@@ -31,8 +31,9 @@ MAX_TEXT_BYTES = 100_000
 class View:
     """A folder as it is at one moment. `versions` has its visible files; a version changes with the content."""
 
-    def __init__(self, path: Path, found: Mapping[str, str], change: Mapping[str, str | None]) -> None:
-        self._path = path
+    def __init__(self, folder: Folder, found: Mapping[str, str], change: Mapping[str, str | None]) -> None:
+        self._folder = folder
+        self._found = found
         self._change = change
         self.versions = {name: version for name, version in found.items() if not name.startswith(".")}
         for name, new in change.items():
@@ -47,7 +48,7 @@ class View:
         for place in (new, name):
             # A file that has just moved into its place is found there.
             with contextlib.suppress(OSError):
-                return None if place is None else (self._path / place).read_bytes()
+                return None if place is None else self._folder.open(place, self._found.get(place))
         return None
 
     def text(self, name: str) -> str | None:
@@ -59,10 +60,7 @@ class View:
         """Of a visible file, or of one in a folder below; None where there is none."""
         if "/" not in name:
             return self.versions.get(name)
-        try:
-            return _version((self._path / name).stat())
-        except OSError:
-            return None
+        return self._folder.version(name)
 
 
 class Folder:
@@ -83,12 +81,23 @@ class Folder:
             if CHANGE in found:
                 self._finish_if_abandoned()
                 found = self._scan()
-            result = use(View(self.path, found, self._change()))
+            result = use(View(self, found, self._change() if CHANGE in found else {}))
             if self._scan() == found:
                 return result
         # Somebody writes without a pause: now they wait.
         with self.locked():
-            return use(View(self.path, self._scan(), {}))
+            return use(View(self, self._scan(), {}))
+
+    def open(self, name: str, version: str | None) -> bytes:
+        """The content of a file that was seen in that version, or of what has taken its place. Raises OSError."""
+        return (self.path / name).read_bytes()
+
+    def version(self, name: str) -> str | None:
+        """Of one file; None where there is none."""
+        try:
+            return _version((self.path / name).stat())
+        except OSError:
+            return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -110,13 +119,16 @@ class Folder:
     def change(self, files: Mapping[str, bytes | None]) -> None:
         """Writes files, or removes them (None): all of them, or none. Only within `locked`."""
         for name in files:
-            if (self.path / name).is_dir():
+            if self._is_folder(name):
                 raise IsADirectoryError(EISDIR, f"{name} is a folder")
         change = {name: None if content is None else self._write_new(content) for name, content in files.items()}
         self._sync()
-        os.replace(self.path / self._write_new(json.dumps(change).encode()), self.path / CHANGE)
+        self._move(self._write_new(json.dumps(change).encode()), CHANGE)
         self._sync()
         self._finish()
+
+    def _is_folder(self, name: str) -> bool:
+        return (self.path / name).is_dir()
 
     def _write_new(self, content: bytes) -> str:
         name = NEW + secrets.token_hex(8)
@@ -131,16 +143,23 @@ class Folder:
         change = self._change()
         # Removed first: where capitals make no difference, a new name may be an old one.
         for name in (name for name, new in change.items() if new is None):
-            (self.path / name).unlink(missing_ok=True)
+            self._remove(name)
         for name, new in change.items():
             with contextlib.suppress(FileNotFoundError):
                 if new is not None:
-                    os.replace(self.path / new, self.path / name)
+                    self._move(new, name)
         if change:
             self._sync()
-        (self.path / CHANGE).unlink(missing_ok=True)
-        for file in self.path.glob(f"{NEW}*"):
-            file.unlink(missing_ok=True)
+        self._remove(CHANGE)
+        for name in [name for name in self._scan() if name.startswith(NEW)]:
+            self._remove(name)
+
+    def _move(self, name: str, place: str) -> None:
+        """At once, over what is there. Raises FileNotFoundError."""
+        os.replace(self.path / name, self.path / place)
+
+    def _remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
 
     def _finish_if_abandoned(self) -> None:
         import fcntl
@@ -152,7 +171,7 @@ class Folder:
     def _change(self) -> dict[str, str | None]:
         """The change under way: the name of a file, and the one that takes its place."""
         try:
-            change = json.loads((self.path / CHANGE).read_bytes())
+            change = json.loads(self.open(CHANGE, None))
         except (OSError, ValueError):
             return {}
         # Whoever put it there, it stays in this folder.
@@ -178,8 +197,12 @@ class Folder:
             os.close(handle)
 
 
-def layers(path: Path) -> list[Folder]:
+def layers(path: Location) -> list[Folder]:
     """The folder itself, and below it the one that ships under the same name (in a checkout they are one)."""
+    if isinstance(path, str):
+        from higgs_server.library.bucket import bucket
+
+        return [bucket(path)]
     shipped = shipped_examples(path)
     if shipped is None or shipped == path.resolve():
         return [Folder(path, shipped=shipped is not None)]

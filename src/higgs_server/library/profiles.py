@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from higgs_server.library.folder import layers
 from higgs_server.library.names import check_name, check_new_name, not_found
+from higgs_server.settings import Location
 from higgs_server.types import AlreadyExists, InvalidRequest, Profile, ReadOnly, StorageFailed
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ class ProfileLibrary:
     Below a default folder lies the file that ships, of which entries can be replaced but not removed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / PROFILE_FILE
+    def __init__(self, folder: Location) -> None:
+        self.file = f"{folder}/{PROFILE_FILE}" if isinstance(folder, str) else folder / PROFILE_FILE
         self._layers = layers(folder)
 
     def list(self) -> list[Profile]:

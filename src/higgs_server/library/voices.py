@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from higgs_server.library import presets
 from higgs_server.library.folder import Folder, View, layers
 from higgs_server.library.names import check_name, check_new_name, not_found
 from higgs_server.library.presets import Preset
+from higgs_server.settings import Location
 from higgs_server.types import AlreadyExists, ReadOnly, Voice
 
 CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".webm")
@@ -28,7 +29,7 @@ class VoiceLibrary:
     A `config.json` of Boson's vLLM server names voices too. Safe between threads and between processes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self.folder = folder
         self._layers = layers(folder)
 

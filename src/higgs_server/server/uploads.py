@@ -83,7 +83,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
             message="Checked" if prefers_english(request.headers) else "校验完成",
             exists=file is not None,
             resolved_file=file,
-            search_dir=str(voices.folder.resolve()),
+            search_dir=str(voices.folder if isinstance(voices.folder, str) else voices.folder.resolve()),
         )
 
     return router

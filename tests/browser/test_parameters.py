@@ -23,9 +23,9 @@ def test_sliders_scene_voice_and_seed_are_what_is_asked_for(studio: Studio) -> N
         slider = page.get_by_role("slider", name=label)
         for key in keys:
             slider.press(key)
-    page.get_by_text("More", exact=True).click()
+    page.locator("#view-speak").get_by_text("More", exact=True).click()
     page.get_by_role("slider", name="Longest answer").press("ArrowRight")
-    page.get_by_label("Seed").fill("77")
+    page.locator("#seed").fill("77")
     page.get_by_label("Scene").select_option("small_hall")
     with page.expect_request("**/generate-stream") as asked:
         take = studio.speak(TEXT, "chadwick")
@@ -52,7 +52,7 @@ def test_sliders_scene_voice_and_seed_are_what_is_asked_for(studio: Studio) -> N
 
 
 def test_again_is_the_same_sound_and_another_take_is_not(studio: Studio) -> None:
-    studio.page.get_by_text("More", exact=True).click()
+    studio.page.locator("#view-speak").get_by_text("More", exact=True).click()
     studio.page.get_by_role("slider", name="Longest answer").press("ArrowRight")
     first = studio.speak(TEXT, "belinda")
     sound = studio.samples(first)

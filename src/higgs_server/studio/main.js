@@ -6,10 +6,14 @@
 //              styles/NAME.css, linked in index.html.
 //   core/      knows no element of the page: api (ask, askJson, speak, ApiError), server (status, info, can()),
 //              library (voices, scenes, profiles, clip()), sound (Sound, silence, wav, decode), player (one
-//              loudspeaker), takes (Take: request + sound, kept in IndexedDB), store (drafts, takes), files (download,
-//              save, copy, as curl and Python), i18n (t, addWords, clock), dom (h, fill, icon, iconButton, listen).
-//   parts/     elements that views share: waveform(sound), takeCard(take), playButton(sound), voicePicker(), clipButton(),
-//              delivery(), menu(), notices (say what went well, complain of what did not), dialogs (confirmDelete).
+//              loudspeaker), takes (Take: request + sound, kept in IndexedDB), series (many takes in a row as one sound,
+//              and which of them is heard), store (drafts, takes), files (download, save, copy, as curl and Python),
+//              turns and plain (scripts and Markdown into words), i18n (t, addWords, clock), dom (h, fill, icon,
+//              iconButton, listen).
+//   parts/     elements that views share: waveform(sound), takeCard(take), playButton(sound), voicePicker(),
+//              voiceSelect(), clipButton(), delivery(), menu(), notices (say what went well, complain of what did not),
+//              dialogs (confirmDelete).
+//   A view's state that is more than a form is a class of its own in core/: dialogue (and project, its file), reading.
 //   A take     `new Take({view, request, name})`, `await take.make()`: sound grows in `take.sound`, raises ApiError.
 //   A sound    `player.play(sound)` at once, also while it grows; `Sound.of(samples, silence(0.5), samples)` joins.
 //   Text       `h("button", {t: "key"})` follows the language; text that is computed is redone on `languagechange`.
@@ -21,6 +25,8 @@ import { library } from "./core/library.js";
 import { server } from "./core/server.js";
 import { askForKey } from "./parts/dialogs.js";
 import { complain, noticeArea, say } from "./parts/notices.js";
+import { dialogueView } from "./views/dialogue.js";
+import { longtextView } from "./views/longtext.js";
 import { speakView } from "./views/speak.js";
 import { voicesView } from "./views/voices.js";
 
@@ -34,7 +40,7 @@ import { voicesView } from "./views/voices.js";
  */
 
 /** @type {View[]} */
-const VIEWS = [speakView, voicesView];
+const VIEWS = [speakView, dialogueView, longtextView, voicesView];
 const THEMES = ["auto", "light", "dark"];
 
 function router() {

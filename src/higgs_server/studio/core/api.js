@@ -119,7 +119,8 @@ async function* events(body) {
   }
 }
 
-function decodeSamples(base64) {
+/** @returns {Int16Array} of s16le in base64 */
+export function decodeSamples(base64) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);

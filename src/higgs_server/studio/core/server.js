@@ -49,10 +49,10 @@ class Server extends EventTarget {
     if (!document.hidden && this.status !== "locked") this.#timer = setTimeout(() => this.look(), EVERY[pace]);
   }
 
-  /** Whether the loaded model has a feature: cloning, scenes, several, or sampling (parameters and seed). */
+  /** Whether the loaded model has a feature: cloning, scenes, several, sampling (parameters and seed), or sounds. */
   can(feature) {
     if (!this.info?.is_loaded) return true; // not known yet; nothing is greyed on suspicion
-    if (feature === "sampling") return this.info.model_name !== "embedded";
+    if (feature === "sampling" || feature === "sounds") return this.info.model_name !== "embedded";
     return this.info.supported_features.includes(FEATURES[feature]);
   }
 

@@ -96,15 +96,16 @@ export async function decode(data) {
   return Sound.of(toInt16(mono));
 }
 
-/** A WAV file of 16 bit mono samples. @param {Int16Array} samples */
-export function wav(samples) {
+/** A WAV file of 16 bit mono samples, one piece behind the other. @param {...Int16Array} pieces */
+export function wav(...pieces) {
+  const size = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
   const header = new DataView(new ArrayBuffer(44));
   const text = (at, word) => [...word].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
   text(0, "RIFF");
-  header.setUint32(4, 36 + samples.byteLength, true);
+  header.setUint32(4, 36 + size, true);
   text(8, "WAVEfmt ");
   [16, 0x10001, RATE, RATE * 2, 0x100002].forEach((value, i) => header.setUint32(16 + 4 * i, value, true));
   text(36, "data");
-  header.setUint32(40, samples.byteLength, true);
-  return new Blob([header, samples], { type: "audio/wav" });
+  header.setUint32(40, size, true);
+  return new Blob([header, ...pieces], { type: "audio/wav" });
 }

@@ -79,6 +79,29 @@ export const store = {
   pieces: (id) => run("pieces", "readonly", (db) => db.objectStore("pieces").getAll(piecesOf(id))),
 };
 
+/**
+ * A function that keeps a draft: at once, and of what changes while that is written only the last state. It resolves
+ * once all is on disk, and raises what the database raises.
+ */
+export function keeper(name, state) {
+  let writing = null;
+  let again = false;
+  async function write() {
+    try {
+      do {
+        again = false;
+        await store.saveDraft(name, state());
+      } while (again);
+    } finally {
+      writing = null;
+    }
+  }
+  return () => {
+    again = true;
+    return (writing ??= write());
+  };
+}
+
 /** Calls back when another tab has changed takes of a view. */
 export function onOtherTab(view, changed) {
   tabs.addEventListener("message", ({ data }) => data.view === view && changed());

@@ -102,6 +102,13 @@ export class Take extends EventTarget {
     }
   }
 
+  /** Keeps a finished sound that came from elsewhere. */
+  async adopt(sound) {
+    this.sound = sound;
+    await store.savePiece(this.kept.id, this.#pieces++, sound.slice());
+    await this.#save();
+  }
+
   async rename(name) {
     this.kept.name = name;
     await this.#save();
@@ -124,6 +131,6 @@ export class Take extends EventTarget {
 export { onOtherTab };
 
 /** Random, also where the page is not in a secure context and randomUUID does not exist. */
-function newId() {
+export function newId() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

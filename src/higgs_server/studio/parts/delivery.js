@@ -21,15 +21,15 @@ const SLIDERS = [
 export const DEFAULTS = Object.fromEntries(SLIDERS.map(({ name, usual }) => [name, usual]));
 
 /**
- * The group of sliders with its reset. `change(values)` is told of each move.
- * @param {{change: (values: Record<string, any>) => void}} options
+ * The group of sliders with its reset. `change(values)` is told of each move; `prefix` keeps ids apart on one page.
+ * @param {{change: (values: Record<string, any>) => void, prefix?: string}} options
  */
-export function delivery({ change }) {
+export function delivery({ change, prefix = "" }) {
   let values = { ...DEFAULTS, seed: null };
   const rows = SLIDERS.map(slider);
   const seed = h("input", {
-    type: "text", id: "seed", inputMode: "numeric", pattern: "[0-9]*", maxLength: 15, autocomplete: "off",
-    "t:placeholder": "delivery.seed.new", "aria-describedby": "seed-help",
+    type: "text", id: `${prefix}seed`, inputMode: "numeric", pattern: "[0-9]*", maxLength: 15, autocomplete: "off",
+    "t:placeholder": "delivery.seed.new", "aria-describedby": `${prefix}seed-help`,
     oninput: () => set("seed", /^\d+$/.test(seed.value) ? Number(seed.value) : null),
   });
   const box = h(
@@ -38,7 +38,7 @@ export function delivery({ change }) {
     h("legend", { class: "sr", t: "delivery" }),
     rows.slice(0, 2).map((row) => row.element),
     h("details", { class: "more" }, h("summary", { t: "delivery.more" }), rows.slice(2).map((row) => row.element)),
-    h("div", { class: "slider" }, h("label", { for: "seed", t: "delivery.seed" }), seed, h("p", { class: "help", id: "seed-help", t: "delivery.seed.help" })),
+    h("div", { class: "slider" }, h("label", { for: `${prefix}seed`, t: "delivery.seed" }), seed, h("p", { class: "help", id: `${prefix}seed-help`, t: "delivery.seed.help" })),
     h("button", { type: "button", class: "quiet", t: "delivery.reset", onclick: () => (write({ ...DEFAULTS, seed: null }), change(values)) }),
   );
   const reason = h("p", { class: "cannot", t: "cannot.sampling" });
@@ -49,9 +49,10 @@ export function delivery({ change }) {
   }
 
   function slider({ name, min, max, step, read }) {
-    const output = h("output", { htmlFor: name });
+    const id = prefix + name;
+    const output = h("output", { htmlFor: id });
     const input = h("input", {
-      type: "range", id: name, min, max, step, "aria-describedby": `${name}-help`,
+      type: "range", id, min, max, step, "aria-describedby": `${id}-help`,
       oninput: () => (show(), set(name, Number(input.value))),
     });
     const show = () => {
@@ -61,9 +62,9 @@ export function delivery({ change }) {
     const element = h(
       "div",
       { class: "slider" },
-      h("div", { class: "row" }, h("label", { for: name, t: `delivery.${name}` }), output),
+      h("div", { class: "row" }, h("label", { for: id, t: `delivery.${name}` }), output),
       input,
-      h("p", { class: "help", id: `${name}-help`, t: `delivery.${name}.help` }),
+      h("p", { class: "help", id: `${id}-help`, t: `delivery.${name}.help` }),
     );
     return { element, write: () => ((input.value = values[name] ?? 0), show()) };
   }

@@ -9,9 +9,9 @@ const PASSES = 5000;
 /** Where notices appear; once on the page. */
 export const noticeArea = () => h("div", { class: "notice-area" }, urgent, polite);
 
-/** Says that something was done. */
-export function say(sentence) {
-  show(polite, sentence, "said");
+/** Says that something was done; with `action` ({key, act}), how to take it back. */
+export function say(sentence, action) {
+  show(polite, sentence, "said", action);
 }
 
 /** Says what went wrong and, with `action` ({key, act}), offers the way out. */

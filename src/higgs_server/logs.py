@@ -45,6 +45,7 @@ def set_up_logging(level: str, log_file: Path | None, log_format: LogFormat = "t
     logging.captureWarnings(True)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(_OnceASecond())
     # Our own line a request says more than uvicorn's.
     logging.getLogger("uvicorn.access").disabled = True
     if problem is not None:
@@ -79,6 +80,19 @@ def _rounded(value: float | None) -> float | None:
 def _with_request_id(record: logging.LogRecord) -> bool:
     record.__dict__.setdefault("request_id", current_request.get().id)
     return True
+
+
+class _OnceASecond(logging.Filter):
+    """Without files to open, asyncio says so thousands of times for one connection that it cannot accept."""
+
+    _said = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        again = record.created < self._said + 1
+        self._said = self._said if again else record.created
+        return not again
 
 
 class _TextLine(logging.Formatter):

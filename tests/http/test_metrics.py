@@ -7,36 +7,16 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from higgs_server.server.app import create_app
 from higgs_server.settings import Settings
+from metrics_of import Scrape, metrics_of
 from server_process import ServerProcess
-
-Labels = frozenset[tuple[str, str]]
-Sample = tuple[str, Labels]
-
-
-class Scrape:
-    """The samples of one answer of `/metrics`."""
-
-    def __init__(self, text: str) -> None:
-        self.samples: dict[Sample, float] = {}
-        self.types: dict[str, str] = {}
-        for family in text_string_to_metric_families(text):
-            self.types[family.name] = family.type
-            for sample in family.samples:
-                self.samples[sample.name, frozenset(sample.labels.items())] = sample.value
-
-    def __call__(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a name whose labels include these."""
-        wanted = set(labels.items())
-        return sum(value for (found, given), value in self.samples.items() if found == name and wanted <= given)
 
 
 @pytest.fixture
-def scrape(client: httpx.Client) -> Callable[[], Scrape]:
-    return lambda: Scrape(client.get("/metrics").raise_for_status().text)
+def scrape(server: ServerProcess) -> Callable[[], Scrape]:
+    return lambda: metrics_of(server.url)
 
 
 @pytest.fixture(scope="module", params=["embedded_server", "native_server"])

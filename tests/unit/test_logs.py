@@ -186,3 +186,13 @@ def test_a_console_that_is_closed_harms_nobody(monkeypatch: pytest.MonkeyPatch, 
     console.close()
     log.info("to the file at least")
     assert "to the file at least" in file.read_text()
+
+
+def test_asyncio_without_files_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("INFO", None)
+    for _ in range(1000):
+        logging.getLogger("asyncio").error("socket.accept() out of system resource\nsocket: …")
+    logging.getLogger("asyncio").error("something else")
+    console = capsys.readouterr().err
+    assert 1 <= console.count("out of system resource") < 100
+    assert "something else" in console

@@ -16,7 +16,7 @@ from higgs_server.audio.decode import decode
 from higgs_server.server.errors import MalformedBody, WrongContentType
 from higgs_server.server.schemas import UploadForm
 from higgs_server.settings import Settings
-from higgs_server.types import InvalidRequest, SpeechRequest, TooLarge, Voice, invalid_request
+from higgs_server.types import InvalidRequest, SpeechRequest, StorageFailed, TooLarge, Voice, invalid_request
 
 Body = TypeVar("Body", bound=BaseModel)
 Asked = TypeVar("Asked", bound=SpeechRequest)
@@ -67,12 +67,17 @@ async def read_upload(request: Request, settings: Settings) -> tuple[UploadForm,
 
 @asynccontextmanager
 async def read_form(request: Request, max_files: int, settings: Settings) -> AsyncIterator[FormData]:
-    """A multipart body; what is large in it lies on disk until the block ends. Raises 400 or 415."""
+    """A multipart body; what is large in it lies on disk until the block ends. Raises 400, 415 or 507."""
     _require_content_type(request, "multipart/form-data")
     try:
         form = await request.form(max_files=max_files, max_fields=50, max_part_size=8 * settings.max_text_length)
     except (MultiPartException, HTTPException, ValueError):
         raise MalformedBody("The body is not a valid form.", "请求体不是有效的表单。") from None
+    except OSError as error:
+        raise StorageFailed(
+            f"There is no room for the upload here ({error.strerror}): the server's temporary folder needs space.",
+            f"服务器没有空间存放上传的内容（{error.strerror}）：请清理其临时目录。",
+        ) from error
     try:
         yield form
     finally:

@@ -68,7 +68,7 @@ class Conversation:
             for task in (speaking, listening, stopping):
                 task.cancel()
             await asyncio.gather(speaking, listening, stopping, return_exceptions=True)
-            with suppress(RuntimeError):
+            with suppress(RuntimeError, WebSocketDisconnect):
                 await self._socket.close(SERVICE_RESTART if self._model.stopping.is_set() else 1000)
 
     async def _listen(self) -> None:

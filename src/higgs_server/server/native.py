@@ -24,6 +24,7 @@ from higgs_server.server.errors import as_speech_error, error_body, prefers_engl
 from higgs_server.server.model import ServedModel
 from higgs_server.server.schemas import (
     ERRORS,
+    UPLOAD_ERRORS,
     GenerateBody,
     Info,
     SceneItem,
@@ -84,7 +85,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         script = await asyncio.to_thread(model.get().plan, body)
         return await _answer(request, model, script, body)
 
-    @router.post("/generate-upload", responses=generated_answer(), openapi_extra=upload_body())
+    @router.post("/generate-upload", responses={**generated_answer(), **UPLOAD_ERRORS}, openapi_extra=upload_body())
     async def generate_upload(request: Request) -> Response:
         """Speaks a text with the voice of an uploaded clip, and answers as `/generate` does."""
         form, data, transcript = await read_upload(request, settings)

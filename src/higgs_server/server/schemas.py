@@ -339,7 +339,7 @@ _STATUSES = {
     500: "Something went wrong here; the server's log says what.",
     503: "No model can speak at present, or too many wait already; Retry-After says when to come again.",
     504: "The time that the request may take is over.",
-    507: "The folder cannot be written, or is full.",
+    507: "The folder cannot be written, or the disk is full.",
 }
 # Whatever is asked, its key, the size of its body and the caller's rate are looked at first.
 _ANY = (400, 401, 404, 405, 413, 422, 429, 500)
@@ -347,6 +347,7 @@ ANY_ERRORS = _errors(ErrorBody, *_ANY)
 _SPEAKING = (*_ANY, 415, 503, 504)
 _KEEPING = (*_ANY, 403, 409, 415, 507)
 ERRORS = _errors(ErrorBody, *_SPEAKING)
+UPLOAD_ERRORS = _errors(ErrorBody, 507)
 LIBRARY_ERRORS = _errors(ErrorBody, *_KEEPING)
 # OpenAI's API knows no 422: there it is 400, but for a recording that is refused.
 OPENAI_ERRORS = _errors(OpenAIErrorBody, *(status for status in _SPEAKING if status != 422))

@@ -38,6 +38,9 @@ from higgs_server.types import LoadError, Progress
 FORMAT = 1
 """Raised whenever the same checkpoint gives another file."""
 
+_WIDE = "qkv"
+"""In 8 bits also in int4: it is a sixth of what a step reads, and 4 bits in it do as much harm as in all the rest
+together (bench/cpu.py, exactness)."""
 _PARTIAL = ".partial"
 _PARTIAL_SECONDS = 3600
 """A partial file that nobody has written to for so long is left over from a process that was killed."""
@@ -121,7 +124,7 @@ def bits_for(parameter: str, inputs: int, quantization: Quantization) -> int | N
     part = parameter.removesuffix(".weight").rpartition(".")[2]
     if quantization == "none" or part not in ("qkv", "out", "gate_up", "down") or inputs % BLOCK:
         return None
-    return 8 if quantization == "int8" else 4
+    return 8 if quantization == "int8" or part == _WIDE else 4
 
 
 def pack(

@@ -7,6 +7,9 @@ first in the low half; a weight is (number - half) * scale, half being 128 or 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import Literal
 
 import torch
@@ -103,14 +106,36 @@ class QuantizedProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 [rows, in] -> float32 [rows, out]."""
-        outputs, blocks = self.scales.shape
+        outputs, inputs = len(self.scales), x.shape[1]
         y = torch.empty(len(x), outputs)
-        step = max(16, _CHUNK_WEIGHTS // (blocks * BLOCK))
-        room = torch.empty(min(step, outputs), blocks * BLOCK)
-        narrow = x.bfloat16() if native_bf16() else None
-        for begin in range(0, outputs, step):
+        x = x.bfloat16() if native_bf16() else x
+        step = max(16, _CHUNK_WEIGHTS // inputs)
+
+        @torch.inference_mode()
+        def fill(begin: int) -> None:
             part = slice(begin, begin + step)
             scales = self.scales[part]
-            wide = dequantize(self.weight[part], scales, room[: len(scales)])
-            y[:, part] = x @ wide.T if narrow is None else F.linear(narrow, wide.bfloat16())
+            wide = dequantize(self.weight[part], scales, torch.empty(len(scales), inputs))
+            y[:, part] = F.linear(x, wide.to(x.dtype))
+
+        list(_workers(torch.get_num_threads()).map(fill, range(0, outputs, step)))
         return y
+
+
+@cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Threads that take one piece after another. Each works alone in it: torch's own threads would meet after every
+    operation, dozens of times a piece, and wait long for each other wherever something else is running."""
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first look sets its number, so it comes before ours
+        torch.set_num_threads(1)
+        everybody.wait()
+
+    everybody = Barrier(count + 1)
+    workers = ThreadPoolExecutor(count, "unpack", initializer=alone)
+    for _ in range(count):
+        workers.submit(int)
+    everybody.wait()
+    torch.set_num_threads(count)  # what threads that begin later take over
+    return workers

@@ -1,0 +1,353 @@
+"""The peers of bench/cpu.py, each in a process of its own: reads a command a line, answers with a line of JSON.
+
+    python bench/cpu_peers.py ours FILE LAYERS | theirs LAYERS | codec | exactness LAYERS
+
+ours and theirs: `prefill` a request from nothing, `step` one frame further; ours besides: `cached` (the request again,
+its voice read before by another process), `four` (one step of four utterances), `memory`. Random weights, one request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from true_shape import CONFIG, fill, quiet
+
+VOICE_TEXT, VOICE_ROWS, NEW_TEXT = 60, 240, 34
+"""The request: system message and transcript, the clip's rows, the text to speak. 335 with the answer's first row."""
+FIRST_WINDOW = 2 + 11
+"""Frames of the first window: 2 to be heard, and context on their right."""
+ROWS_TO_FIRST_SOUND = FIRST_WINDOW + 8
+_AUDIO_TOKEN = 128015
+
+
+def config_of(layers: int, **changes: Any) -> Any:
+    from higgs_server.backends.higgs_v2.config import HiggsConfig
+
+    return HiggsConfig.from_dict(CONFIG | {"num_hidden_layers": layers} | changes)
+
+
+def request() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    dice = np.random.default_rng(0)
+    return dice.integers(0, 1000, VOICE_TEXT), dice.integers(0, 1024, (VOICE_ROWS, 8)), dice.integers(0, 1000, NEW_TEXT)
+
+
+def answer(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def commands() -> Any:
+    for line in sys.stdin:
+        yield line.strip()
+
+
+def since(began: float) -> float:
+    return (time.perf_counter() - began) * 1e3
+
+
+def memory() -> dict[str, float]:
+    """This process's memory in GB: resident, of it its own, and the most there was."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("V"))
+    rest = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if "Rss" in line)
+    gb = {key: int(value.split()[0]) / 1e6 for key, value in (lines | rest).items() if "kB" in value}
+    return {"resident": gb["VmRSS"], "own": gb["RssAnon"], "most": gb["VmHWM"]}
+
+
+def build(file: Path, layers: int, quantization: str) -> None:
+    """Packed weights of the true shape, at the speed of the disk: all weights of a shape hold the same numbers."""
+    from higgs_server.backends.higgs_v2 import packed
+    from higgs_server.backends.higgs_v2.network import HiggsNetwork
+
+    skeleton = HiggsNetwork(config_of(layers), torch.device("meta"), torch.float32)
+    shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
+
+    def weight_of(name: str) -> Tensor:
+        wide = torch.bfloat16 if name == "text_embedding" else torch.float32
+        weight = torch.empty(shapes[name], dtype=wide)
+        fill([(name, weight)])
+        if name == "head.weight":
+            quiet(weight)
+        return weight
+
+    made: dict[Any, Any] = {}
+
+    def once(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        key = (weight.shape, bits)
+        if key not in made:
+            made[key] = quantize(weight, bits)
+        return made[key]
+
+    quantize = packed.quantize
+    with mock.patch.object(packed, "quantize", once):
+        packed.pack(file, skeleton, weight_of, quantization)  # type: ignore[arg-type]
+
+
+def ours(file: Path, layers: int) -> None:
+    """The whole step as the engine's thread runs it, sampling with the server's defaults included."""
+    from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
+    from higgs_server.backends.higgs_v2.packed import PackedWeights
+    from higgs_server.engine.interface import AudioRun, TextRun
+    from higgs_server.engine.kv_cache import PrefixCache
+    from higgs_server.engine.prefix_files import PrefixFiles
+    from higgs_server.engine.runner import Runner
+    from higgs_server.engine.scheduler import Piece
+    from higgs_server.engine.sequence import Sequence as Utterance
+    from higgs_server.types import SamplingParams
+
+    network = OnnxNetwork(config_of(layers), PackedWeights(file))
+    voice_text, rows, new_text = request()
+    folder = tempfile.TemporaryDirectory()
+    runner = Runner(network, slots=4, max_len=1024, prefix_bytes=2**29, prefix_folder=Path(folder.name))
+    codec = random_codec()
+    running: dict[int, Utterance] = {}
+
+    def start(slot: int, text: np.ndarray) -> None:
+        begin = AudioRun(np.full((1, 8), 1024))
+        sampling = SamplingParams(seed=slot, max_new_tokens=600)
+        runs = [TextRun(voice_text), AudioRun(rows), TextRun(text), begin]
+        prefix = VOICE_TEXT + VOICE_ROWS
+        utterance = Utterance(runs, sampling, runner.format, prefix_len=prefix, repeat_limit=None)
+        utterance.slot = slot
+        at = 0
+        while at < utterance.prompt_len:
+            to = utterance.next_cut(at, network.prefill_budget)
+            ticket = runner.prefill(Piece(utterance, at, to))
+            at = to
+        assert ticket is not None
+        utterance.append(runner.read(ticket)[0][1])  # type: ignore[arg-type]
+        running[slot] = utterance
+
+    def step(slots: Sequence[int]) -> None:
+        utterances = [running[slot] for slot in slots]
+        for utterance, row in runner.read(runner.decode(utterances, utterances)):
+            utterance.append(row)  # type: ignore[arg-type]
+
+    def stop(slots: Sequence[int]) -> None:
+        for slot in slots:
+            runner.release(running.pop(slot), slot)
+
+    answer(ready=True, step_bytes=network.step_bytes)
+    for command in commands():
+        began = time.perf_counter()
+        if command == "prefill":
+            runner.prefixes = PrefixCache(2**29)  # nothing is known of the voice
+            start(0, new_text)
+            answer(ms=since(began))
+        elif command == "step":
+            step([0])
+            answer(ms=since(began))
+        elif command == "keep":
+            runner.prefixes = PrefixCache(2**29, PrefixFiles(Path(folder.name)))
+            start(1, new_text)
+            stop([1])
+            answer(done=True)
+        elif command == "cached":
+            runner.prefixes = PrefixCache(2**29, PrefixFiles(Path(folder.name)))  # as after a restart
+            start(1, new_text + 1)
+            prefilled = since(began)
+            for _ in range(ROWS_TO_FIRST_SOUND - 1):
+                step([1])
+            codec(torch.randint(0, 1024, (1, FIRST_WINDOW, 8)))
+            answer(ms=since(began), prefill=prefilled, hits=runner.prefixes.hits)
+            stop([1])
+        elif command == "join":
+            for slot in (1, 2, 3):
+                start(slot, new_text)
+            answer(done=True)
+        elif command == "four":
+            step([0, 1, 2, 3])
+            answer(ms=since(began))
+        elif command == "memory":
+            answer(**memory())
+
+
+def theirs(layers: int) -> None:
+    """transformers' generate in bfloat16, greedy, held up after each frame by its streamer.
+
+    All layers share one text FFN's memory, which speeds its prefill up if anything, so that both peers fit in memory.
+    """
+    from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
+
+    settings = CONFIG | {"num_hidden_layers": layers, "audio_token_id": _AUDIO_TOKEN, "audio_delay_token_id": 128014}
+    config = HiggsAudioV2Config(**{key: value for key, value in settings.items() if key != "model_type"})
+    with torch.device("meta"):
+        model: Any = HiggsAudioV2ForConditionalGeneration(config).to(torch.bfloat16)
+    for layer in model.model.layers[1:]:
+        layer.mlp = model.model.layers[0].mlp
+    model = model.to_empty(device="cpu").eval()
+    with torch.inference_mode():
+        fill((name, p.data) for name, p in model.named_parameters())
+        quiet(model.audio_lm_head.weight.data)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.model.embed_audio_tokens.audio_tokens_offsets = torch.arange(8) * 1026
+    text, rows, new_text = request()
+    ids = torch.tensor(np.concatenate([text, np.full(len(rows), _AUDIO_TOKEN), new_text]))[None]
+    audio = torch.tensor(rows)[None]
+    wanted = commands()
+    answer(ready=True)
+
+    class Held:
+        """Between two frames: tells how long the last took, and waits for the next command."""
+
+        def __init__(self) -> None:
+            self.began: float | None = None
+
+        def put(self, _: Tensor) -> None:
+            if self.began is not None:
+                answer(ms=since(self.began))
+                if next(wanted, None) != "step":
+                    sys.exit()
+            self.began = time.perf_counter()
+
+        def end(self) -> None:
+            pass
+
+    assert next(wanted) == "prefill"
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        audio_input_ids=audio,
+        audio_input_ids_mask=torch.ones(audio.shape[:2], dtype=torch.bool),
+        max_new_tokens=600,
+        do_sample=False,
+        streamer=Held(),
+    )
+
+
+def random_codec() -> Callable[[Tensor], Tensor]:
+    """The speaking half of the codec in its true shape: codes [1, frames, 8] -> samples."""
+    from transformers import HiggsAudioV2TokenizerConfig
+
+    from higgs_server.backends.higgs_v2.codec_network import CodecDecoder
+
+    ratios = [8, 5, 4, 2, 3]
+    config = HiggsAudioV2TokenizerConfig(
+        acoustic_model_config={"model_type": "dac", "downsampling_ratios": ratios, "upsampling_ratios": ratios},
+        target_bandwidths=[0.5, 1, 1.5, 2],
+    )
+    network = CodecDecoder(config).requires_grad_(False)
+    fill((name, parameter) for name, parameter in network.named_parameters())
+
+    def decode(codes: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(codes)  # type: ignore[no-any-return]
+
+    return decode
+
+
+def codec() -> None:
+    """Windows of the stream: their frames, and how many of them are new."""
+    decode = random_codec()
+    answer(ready=True)
+    for command in commands():
+        frames = int(command)
+        began = time.perf_counter()
+        decode(torch.randint(0, 1024, (1, frames, 8)))
+        answer(ms=since(began))
+
+
+def outlier_weights(shapes: dict[str, torch.Size]) -> Callable[[str], Tensor]:
+    """Weights with heavy tails, and 16 activations of 3,072 eight times as large, as trained networks have them."""
+
+    def weight_of(name: str) -> Tensor:
+        generator = torch.Generator().manual_seed(sum(name.encode()) * 31 + len(name))
+        shape = shapes[name]
+        if "norm" in name:
+            weight = torch.ones(shape)
+            weight[torch.randperm(len(weight), generator=generator)[:16]] = 8.0
+            return weight
+        weight = torch.empty(shape).normal_(generator=generator)
+        weight *= torch.empty(shape).normal_(std=0.4, generator=generator).exp_()
+        return weight.mul_(1.0 if name.endswith("embedding") else shape[-1] ** -0.5)
+
+    return weight_of
+
+
+def exactness(layers: int) -> None:
+    """Logits against float32, teacher-forced over 24 frames."""
+    from higgs_server.backends.higgs_v2 import packed, quantize
+    from higgs_server.backends.higgs_v2.network import HiggsNetwork
+    from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
+    from higgs_server.backends.higgs_v2.packed import PackedWeights
+    from higgs_server.engine.interface import AudioRun, TextRun
+
+    config = replace(config_of(layers), vocab_size=1000)
+    shapes = {name: p.shape for name, p in HiggsNetwork(config, torch.device("meta"), torch.float32).named_parameters()}
+    weight_of = cache(outlier_weights(shapes))
+    dice = np.random.default_rng(0)
+    runs = [TextRun(dice.integers(0, 1000, 30)), AudioRun(dice.integers(0, 1024, (40, 8)))]
+    rows = torch.tensor(dice.integers(0, 1024, (24, 8)))
+
+    def forced(network: HiggsNetwork) -> Tensor:
+        kv_cache = network.new_kv_cache(1, 128)
+        logits = [network.prefill(kv_cache, 0, 0, runs)]
+        for place, row in enumerate(rows, start=70):
+            logits.append(network.decode(kv_cache, row[None], torch.tensor([place]), place + 1)[0])
+        return torch.stack(logits)
+
+    network = HiggsNetwork(config, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(weight_of(name))
+    exact = forced(network)
+    network.to(torch.bfloat16).dtype = torch.bfloat16
+    results = {"bfloat16": forced(network)}
+    del network
+    plain = mock.patch.dict(quantize._ENDS, {4: (7.0,)})
+    four = mock.patch.object(packed, "bits_for", lambda name, inputs, _: 4 if _is_product(name) else None)
+    variants: list[tuple[str, str, list[Any]]] = [
+        ("int8", "int8", []),
+        ("int4", "int4", []),
+        ("every product in 4 bits", "int4", [four]),
+        ("every product in 4 bits, plain rounding", "int4", [four, plain]),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for label, kind, patches in variants:
+            file = Path(folder) / f"{len(results)}.safetensors"
+            skeleton = HiggsNetwork(config, torch.device("meta"), torch.float32)
+            with contextlib.ExitStack() as stack:
+                for patch in patches:
+                    stack.enter_context(patch)
+                packed.pack(file, skeleton, weight_of, kind)  # type: ignore[arg-type]
+            results[label] = forced(OnnxNetwork(config, PackedWeights(file)))
+            file.unlink()
+    for label, logits in results.items():
+        error = ((logits - exact).norm() / exact.norm()).item()
+        agreement = (logits.argmax(-1) == exact.argmax(-1)).float().mean().item()
+        answer(label=label, error=error, agreement=agreement)
+
+
+def _is_product(name: str) -> bool:
+    return name.removesuffix(".weight").rpartition(".")[2] in ("qkv", "out", "gate_up", "down")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
+    match sys.argv[1:]:
+        case ["build", file, layers, quantization]:
+            build(Path(file), int(layers), quantization)
+        case ["ours", file, layers]:
+            ours(Path(file), int(layers))
+        case ["theirs", layers]:
+            theirs(int(layers))
+        case ["codec"]:
+            codec()
+        case ["exactness", layers]:
+            exactness(int(layers))

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,8 +23,9 @@ class Preset:
     transcript: str | None
 
 
-def read(data: bytes | None) -> dict[str, Preset]:
-    """`{NAME: {"audio_file": …, "transcript": …}}`. What is something else is left out, with a line in the log."""
+@lru_cache(4)
+def read(data: bytes | None) -> Mapping[str, Preset]:
+    """`{NAME: {"audio_file": …, "transcript": …}}`. What is something else is left out, with one line in the log."""
     presets = {}
     for name, entry in _table(data).items():
         clip = entry.get("audio_file") if isinstance(entry, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -21,7 +22,7 @@ class SceneLibrary:
         """All scenes by name; empty files are left out."""
         found: dict[str, Scene] = {}
         for folder in reversed(self._layers):
-            found |= folder.read(lambda view, at=folder: _scenes(at, view))  # type: ignore[misc]
+            found |= folder.read(partial(_scenes, folder))
         return [found[name] for name in sorted(found)]
 
     def get(self, name: str | None, param: str = "scene_prompt") -> Scene | None:

@@ -7,7 +7,7 @@ that ships with the server.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from functools import partial
 from pathlib import PurePosixPath
 
 from higgs_server.library import presets
@@ -37,14 +37,14 @@ class VoiceLibrary:
         """All voices by name, transcripts included; none where the folder is missing."""
         found: dict[str, Voice] = {}
         for folder in reversed(self._layers):
-            found |= folder.read(lambda view, at=folder: _voices(at, view))  # type: ignore[misc]
+            found |= folder.read(partial(_voices, folder))
         return [found[name] for name in sorted(found)]
 
     def get(self, name: str, param: str = "ref_audio") -> Voice:
         """With its recording. Raises NotFound naming the voices that exist, InvalidRequest for what is no name."""
         name = check_name(name, param)
         for folder in self._layers:
-            voice = folder.read(lambda view, at=folder: _voice(at, view, name, _clips(view).get(name)))  # type: ignore[misc]
+            voice = folder.read(partial(_voice, folder, name))
             if voice is not None:
                 return voice
         raise not_found("voice", "语音", name, [voice.name for voice in self.list()], param)
@@ -55,6 +55,7 @@ class VoiceLibrary:
         own = self._layers[0]
         with own.locked():
             self._check_free(name, replace)
+            self._check_file(name)
             own.change({**own.read(lambda view: _without(view, name)), **_pair(name, ".wav", clip, transcript)})
             return self.get(name, "name")
 
@@ -66,6 +67,7 @@ class VoiceLibrary:
             voice = self._changeable(name)
             if new_name != voice.name:
                 self._check_free(new_name, replace=False)
+            self._check_file(new_name)
             words = voice.transcript if transcript is None else transcript
             assert voice.file is not None
             assert voice.recording is not None
@@ -97,8 +99,10 @@ class VoiceLibrary:
                 f"语音 {name!r} 已存在：请换一个名称，先删除它，或加上 ?replace=true。",
                 param="name",
             )
-        owner = self._layers[0].read(lambda view: _owner_of_file(view, name))
-        if owner is not None and owner != name:
+
+    def _check_file(self, name: str) -> None:
+        owner = self._layers[0].read(partial(_other_owner, name))
+        if owner is not None:
             raise AlreadyExists(
                 f"A file of that name is the clip of {owner!r} in {presets.FILE}. Take another name.",
                 f"该名称的文件是 {presets.FILE} 中 {owner!r} 的音频，请换一个名称。",
@@ -120,24 +124,23 @@ def _pair(name: str, suffix: str, clip: bytes, transcript: str | None) -> dict[s
 
 
 def _voices(folder: Folder, view: View) -> dict[str, Voice]:
-    found = {}
-    for name, preset in _clips(view).items():
-        if voice := _voice(folder, view, name, preset, listed=True):
-            found[name] = voice
-    return found
+    entries = {name: entry for name, entry in _clips(view).items() if view.version(entry.clip)}
+    return {name: _as_voice(folder, view, name, entry, None) for name, entry in entries.items()}
 
 
-def _voice(folder: Folder, view: View, name: str, entry: Preset | None, *, listed: bool = False) -> Voice | None:
-    version = view.version(entry.clip) if entry else None
-    recording = view.read(entry.clip) if entry and not listed else None
-    if entry is None or version is None or (recording is None and not listed):
-        return None
+def _voice(folder: Folder, name: str, view: View) -> Voice | None:
+    entry = _clips(view).get(name)
+    recording = view.read(entry.clip) if entry else None
+    return _as_voice(folder, view, name, entry, recording) if entry and recording is not None else None
+
+
+def _as_voice(folder: Folder, view: View, name: str, entry: Preset, recording: bytes | None) -> Voice:
     return Voice(
         name,
         entry.transcript or view.text(_transcript_of(entry.clip)),
         folder.path / entry.clip,
         recording,
-        version=version,
+        version=view.version(entry.clip) or "",
         read_only=folder.shipped and name in SHIPPED,
     )
 
@@ -154,7 +157,7 @@ def _clips(view: View) -> dict[str, Preset]:
             continue
         if name not in best or _rank(file) < _rank(best[name].clip):
             best[name] = Preset(file, None)
-    return best | named
+    return {**best, **named}
 
 
 def _without(view: View, name: str) -> dict[str, bytes | None]:
@@ -170,11 +173,11 @@ def _without(view: View, name: str) -> dict[str, bytes | None]:
     return gone
 
 
-def _owner_of_file(view: View, name: str) -> str | None:
-    """Whose clip in config.json has the file name of this voice."""
+def _other_owner(name: str, view: View) -> str | None:
+    """Whose clip in config.json is a file that this voice would have to have."""
     files = _files_of(view, name)
-    named: Mapping[str, Preset] = presets.read(view.read(presets.FILE))
-    return next((owner for owner, preset in named.items() if preset.clip in files), None)
+    named = presets.read(view.read(presets.FILE))
+    return next((owner for owner, preset in named.items() if preset.clip in files and owner != name), None)
 
 
 def _files_of(view: View, name: str) -> set[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from higgs_server.audio import wav
-from higgs_server.audio.decode import container_of, decode
+from higgs_server.audio.decode import container_of, decode, duration
 from higgs_server.audio.pcm import to_s16le
 from higgs_server.types import BadAudio, TooLarge
 
@@ -132,3 +132,21 @@ def test_containers_are_told_by_their_first_bytes() -> None:
             "webm": "matroska",
             "adts": "aac",
         }.get(container, container)
+
+
+@pytest.mark.parametrize(("container", "codec"), FORMATS.items())
+def test_how_long_a_clip_is_by_its_header(container: str, codec: str) -> None:
+    data = encoded(container, codec, tone(3.0))
+    seconds = duration(data)
+    # ADTS has no header that says it; then it is an estimate by the bitrate, or nothing.
+    assert seconds is None or seconds == pytest.approx(3.0, abs=0.5 if container == "adts" else 0.1)
+    assert (seconds is None) <= (container in ("adts", "webm"))
+    assert duration(data[:5]) is None
+    assert duration(b"") is None
+
+
+@pytest.mark.parametrize("rate", [0, 1, 3_999, 2**31 - 1])
+def test_a_rate_that_no_recording_has_is_refused(rate: int) -> None:
+    data = wav.header(100_000, rate) + bytes(100_000)
+    with pytest.raises(BadAudio, match=r"samples a second|damaged"):
+        decode(data)

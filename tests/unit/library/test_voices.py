@@ -213,6 +213,11 @@ def test_a_clip_of_a_preset_is_not_overwritten(boson: VoiceLibrary) -> None:
         with pytest.raises(AlreadyExists, match="bob"):
             boson.put("clip1", b"new", None, replace=replace)
     assert boson.get("bob").recording == b"one"
+    presets(boson, {"bob": {"audio_file": "bob.wav"}, "twin": {"audio_file": "bob.wav"}})
+    (boson.folder / "bob.wav").write_bytes(b"both")
+    with pytest.raises(AlreadyExists, match="twin"):
+        boson.put("bob", b"new", None, replace=True)
+    assert boson.get("twin").recording == b"both"
 
 
 @pytest.mark.parametrize("table", ["", "{", "[]", "null", "\x00", '{"a": 1}', '{"a": {"audio_file": ""}}'])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_server.text.language import dominant_language, split_languages
+from higgs_server.text.language import dominant_language, split_languages, written_language
 
 MIXED = st.text(st.sampled_from("ab é中文，。 \n3.5%-¥(“”):km°Cя🙂"), max_size=60)
 
@@ -78,3 +78,22 @@ def test_long_texts_take_linear_time(piece: str) -> None:
     started = time.process_time()
     split_languages(piece * (200_000 // len(piece)))
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Hello, world!", "en"),
+        ("Zoë's café, 3 p.m.", "en"),
+        ("你好。", "zh"),
+        ("我有3个apple", "zh"),
+        ("Привет", None),
+        ("こんにちは、世界", None),
+        ("안녕하세요", None),
+        ("مرحبا", None),
+        ("3.14!", None),
+        ("", None),
+    ],
+)
+def test_what_a_text_is_written_in(text: str, language: str | None) -> None:
+    assert written_language(text) == language

@@ -60,6 +60,7 @@ def main() -> None:
     """Measures and prints."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
         "RAY_worker_niceness": "0",
         "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
     }

@@ -111,6 +111,25 @@ class Load:
             return repr(error)
 
 
+def test_an_application_is_made_before_there_is_a_cluster() -> None:
+    """As `serve run higgs_server.deploy.ray_serve:app model_path=embedded` does it, arguments as text."""
+    program = """
+from higgs_server.deploy import ray_serve
+from higgs_server.settings import BadSettings, Settings
+
+assert ray_serve.app({"model_path": "embedded", "max_running": "8"})
+known = ray_serve.complete(Settings(model_path="embedded"))
+assert known.max_running == ray_serve.SLOTS_CPU < ray_serve.deployment(known).max_ongoing_requests
+try:
+    ray_serve.app({"max_running": "many"})
+except BadSettings as error:
+    print(error)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert "max_running" in result.stdout
+
+
 def test_whole_and_streamed_answers_are_the_same_on_every_replica(client: httpx.Client) -> None:
     whole = generate(client)
     for _ in range(4):
@@ -201,7 +220,7 @@ def test_a_batch_on_the_cluster_speaks_what_the_server_would(
     source.write_text("\n".join([*lines, "nonsense"]))
     command = [sys.executable, "-m", "higgs_server.cli", "batch", str(source), "--out", str(out)]
     command += ["--model-path", cluster.settings["model_path"], "--ray", cluster.address]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
     for spoken in ("40 spoken", "0 spoken (0 cut short), 40 finished before"):
         result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         assert result.returncode == 3, result.stderr

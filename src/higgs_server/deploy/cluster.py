@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import ray
+from higgs_server import doctor
 from higgs_server.settings import Settings
 
 
 def gpus() -> int:
-    """Of the whole cluster, busy ones too."""
+    """Of the whole cluster, busy ones too; before this process has joined one, of this machine."""
+    if not ray.is_initialized():
+        return len(doctor.gpus())
     return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 

@@ -3,6 +3,7 @@ checked is that everything asked for reaches the model, and that stream, whole a
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from answers import events, generated_samples, streamed_samples, wav_samples
 from higgs_server.audio import wav
+from hostile_clips import container, encoded
 from server_process import ROOT, ServerProcess
 
 TEXT = "Hello there, this is a test."
@@ -126,11 +128,19 @@ def test_an_uploaded_clip_is_cloned_with_and_without_a_transcript(client: httpx.
 def test_a_voice_folder_of_ones_own(client: httpx.Client, server: ServerProcess, tmp_path: Path) -> None:
     clip = ROOT / "examples/voice_prompts/mabel.wav"
     (tmp_path / "小红.wav").write_bytes(clip.read_bytes())
+    (tmp_path / "anna.mp3").write_bytes(encoded("mp3"))
+    (tmp_path / "clip 1.m4a").write_bytes(container("mp4", "aac"))
+    preset = {"audio_file": "clip 1.m4a", "transcript": "I am Bob."}
+    (tmp_path / "config.json").write_text(json.dumps({"bob": preset, "thief": {"audio_file": "../x.wav"}}))
     with ServerProcess([*server.arguments, "--voice-prompts-dir", str(tmp_path)]) as own:
         own.wait_ready()
         with httpx.Client(base_url=own.url, timeout=120) as other:
-            assert [voice["name"] for voice in other.get("/voices").json()["voices"]] == ["小红"]
-            assert len(generated_samples(generate(other, ref_audio="小红")))
+            names = ["anna", "bob", "小红"]
+            assert [voice["name"] for voice in other.get("/voices").json()["voices"]] == names
+            assert len({generate(other, ref_audio=name)["audio_base64"] for name in names}) == 3
+            shown = other.get("/v1/audio/voices").json()["voices"]
+            assert [voice["transcript"] for voice in shown] == [None, "I am Bob.", None]
+            assert all(5 < voice["duration"] < 7 for voice in shown)
             assert other.post("/generate", json={**BASE, "ref_audio": "belinda"}).status_code == 404
 
 

@@ -36,6 +36,9 @@ class Simulated:
                 time.sleep(STEP_SECONDS)
             yield AudioChunk(FRAME, finish_reason="stop" if number + 1 == frames else None)
 
+    def trouble(self) -> None:
+        """None ever."""
+
     def stats(self) -> BackendStats | None:
         """No engine."""
         return None

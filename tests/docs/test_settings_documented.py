@@ -22,7 +22,8 @@ NONE = "–"
 READMES = [Page("README.md"), Page("README.zh-CN.md")]
 OPERATIONS = Page("docs/operations.md")
 CLIENTS = [Page("docs/clients.md"), Page("docs/clients.zh-CN.md")]
-PAGES = [*READMES, OPERATIONS, *CLIENTS, *map(Page, ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"))]
+SCALING = [Page("docs/scaling.md"), Page("docs/scaling.zh-CN.md")]
+PAGES = [*READMES, OPERATIONS, *CLIENTS, *SCALING, *map(Page, ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"))]
 
 each_readme = pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 
@@ -108,7 +109,7 @@ def test_every_voice_of_openais(page: Page) -> None:
     assert documented == OPENAI_VOICES
 
 
-@pytest.mark.parametrize(("english", "chinese"), [READMES, CLIENTS], ids=["README", "clients"])
+@pytest.mark.parametrize(("english", "chinese"), [READMES, CLIENTS, SCALING], ids=["README", "clients", "scaling"])
 def test_both_languages_have_the_same_parts(english: Page, chinese: Page) -> None:
     assert english.heading_levels == chinese.heading_levels
     assert [len(row) for row in english.rows] == [len(row) for row in chinese.rows]

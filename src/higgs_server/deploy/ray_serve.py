@@ -50,17 +50,15 @@ class Replica:
     async def check_health(self) -> None:
         """Ray Serve's question. A new replica gets no requests before the first answer, and that waits for the model.
 
-        Raises where there is no model or its engine has stopped: such a replica is replaced.
+        Raises where there is no model, or its engine has given up: such a replica is replaced.
         """
         assert self._app is not None
         model = self._app.state.model
         while model.state.status == "loading":
             await asyncio.sleep(0.05)
-        if model.state.error is not None:
-            raise RuntimeError(str(model.state.error))
-        stats = model.get().backend.stats()
-        if stats is not None and stats.engine.stopped:
-            raise RuntimeError("The engine has stopped.")
+        error = model.state.error
+        if error is not None and error.retry_after is None:
+            raise RuntimeError(str(error))
 
     def own_metrics(self) -> tuple[str, str]:
         """This replica's name, and its metrics in Prometheus' text format."""

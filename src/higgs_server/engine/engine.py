@@ -346,7 +346,6 @@ class Engine:
             prefix_misses=self._runner.prefixes.misses,
             prefixes=len(self._runner.prefixes),
             prefix_bytes=self._runner.prefixes.bytes,
-            stopped=self._closed is not None,
         )
         with self._wake:
             self._stats = stats

@@ -38,8 +38,6 @@ class EngineStats:
     prefixes: int
     """Kept at present."""
     prefix_bytes: int
-    stopped: bool = False
-    """It will never speak again: closed, or ended by an error."""
 
 
 @final

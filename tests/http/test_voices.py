@@ -23,8 +23,14 @@ WORDS = (ROOT / "examples/voice_prompts/belinda.txt").read_text().strip()
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(client: httpx.Client) -> Iterator[None]:
+def only_what_ships(client: httpx.Client) -> Iterator[None]:
+    """Before and after: the server is everybody's."""
+    remove_all(client)
     yield
+    remove_all(client)
+
+
+def remove_all(client: httpx.Client) -> None:
     for name, voice in listed(client).items():
         if not voice["read_only"]:
             client.delete(f"{VOICES}/{name}").raise_for_status()

@@ -53,11 +53,10 @@ class OnnxNetwork(HiggsNetwork):
             module, _, leaf = name.rpartition(".")
             if name + SCALES in weights:
                 parent, _, child = module.rpartition(".")
-                projection = QuantizedProjection(weights[name], weights[name + SCALES])
+                projection = QuantizedProjection(weights[name], weights[name + SCALES], weights.let_go)
                 setattr(self.get_submodule(parent), child, projection)
             else:
                 setattr(self.get_submodule(module), leaf, nn.Parameter(weights[name], requires_grad=False))
-        self._weights = weights
         self.fingerprint = weights.fingerprint
         step = onnx_graph.build(config, weights.stored, self.max_positions)
         check_memory(step.weight_bytes, _CPU)
@@ -73,16 +72,12 @@ class OnnxNetwork(HiggsNetwork):
         """
         *before, last = runs
         if not isinstance(last, AudioRun) or len(last.rows) > ROWS_ONE_BY_ONE:
-            logits = super().prefill(kv_cache, slot, start, runs)
-            self._weights.let_go()
-            return logits
+            return super().prefill(kv_cache, slot, start, runs)
         if before:
             super().prefill(kv_cache, slot, start, before)
-            self._weights.let_go()
         end = start + positions_of(runs)
-        return self._step(kv_cache[:, :, slot : slot + 1], torch.from_numpy(last.rows), torch.tensor([end - 1]), end)[
-            -1
-        ]
+        own = kv_cache[:, :, slot : slot + 1]
+        return self._step(own, torch.from_numpy(last.rows), torch.tensor([end - 1]), end)[-1]
 
     @torch.inference_mode()
     def decode(self, kv_cache: Tensor, rows: Tensor, positions: Tensor, max_len: int) -> Tensor:

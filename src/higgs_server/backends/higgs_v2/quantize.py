@@ -6,7 +6,7 @@ first in the low half; a weight is (number - half) * scale, half being 128 or 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
@@ -100,9 +100,10 @@ class QuantizedProjection(nn.Module):
     weight: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+    def __init__(self, weight: Tensor, scales: Tensor, let_go: Callable[[], None]) -> None:
+        """`let_go` is called whenever the weight has been read."""
         super().__init__()
-        self.weight, self.scales = weight, scales
+        self.weight, self.scales, self._let_go = weight, scales, let_go
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 [rows, in] -> float32 [rows, out]."""
@@ -119,6 +120,7 @@ class QuantizedProjection(nn.Module):
             y[:, part] = F.linear(x, wide.to(x.dtype))
 
         list(_workers(torch.get_num_threads()).map(fill, range(0, outputs, step)))
+        self._let_go()
         return y
 
 

@@ -92,6 +92,8 @@ def test_a_prompts_product_is_that_of_the_unpacked_weight(
     packed, scales = quantize(gaussian(), bits)
     x = gaussian(2, rows, IN)
     exact = x @ unpacked(packed, scales).T
-    result = QuantizedProjection(packed, scales)(x)
+    released: list[bool] = []
+    result = QuantizedProjection(packed, scales, lambda: released.append(True))(x)
+    assert released == [True]
     assert result.dtype == torch.float32
     assert (result - exact).norm() < (0.006 if narrow else 1e-6) * exact.norm()

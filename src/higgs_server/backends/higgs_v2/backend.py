@@ -118,10 +118,10 @@ class HiggsBackend:
             device=str(device),
             features=frozenset(Feature),
             max_new_tokens=min(options.max_new_tokens, engine.max_len - 1),
-            dtype=str(network.dtype).removeprefix("torch."),
+            dtype=str(network.dtype).removeprefix("torch.") if quantization == "none" else quantization,
             max_running=slots,
             note=CPU_NOTE[quantization != "none"] if device.type == "cpu" else None,
-            extra={"max_context": engine.max_len, "quantization": quantization},
+            extra={"max_context": engine.max_len},
         )
         form: AudioForm = "template" if network.config.layout == "native" else "reference"
         return cls(engine, tokenizer, codec, info, form, options.guard)

@@ -178,7 +178,7 @@ def test_quantised_it_speaks_too(
     monkeypatch.setattr(packed, "cache_folder", lambda kind: tmp_path)
     backend = loaded(folder, quantization=quantization)
     try:
-        assert backend.info.extra["quantization"] == quantization
+        assert backend.info.dtype == quantization
         assert backend.info.note
         speech = spoken(backend, script("Good evening.", temperature=1.5))
         assert len(speech.samples)

@@ -53,7 +53,7 @@ test: $(VENV)/.all
 test-browser: $(VENV)/.all
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } || \
 		{ echo "Chromium is missing: sudo apt-get install chromium"; exit 1; }
-	$(BIN)/python -m pytest -m browser $(ARGS)
+	$(BIN)/python -m pytest -m browser -n 2 --dist loadfile $(ARGS)
 
 # A Ray cluster of two nodes on this machine, which it has for itself.
 test-ray: $(VENV)/.all

@@ -80,6 +80,9 @@ class Studio:
         before = self.takes.count()
         self.text.fill(text)
         if voice:
+            fold = self.page.locator("#view-speak .fold").first
+            if fold.get_attribute("open") is None:
+                fold.locator("summary").click()
             self.page.get_by_role("radio", name=voice).check()
         self.button("Speak").click()
         expect(self.takes).to_have_count(before + 1)

@@ -21,6 +21,11 @@ from server_process import FaultyServer, ServerProcess
 TEXT = "The first boats come back into the harbour before the sun is up."
 MADE = re.compile("made, about .* left")
 THREE = "The first sentence is about the sea. The second one is about the wind. The third is about the sky."
+UNTIL_KEPT = """async () => {
+    const { store } = await import("/studio/core/store.js");
+    const kept = async () => (await store.takes("speak")).some((take) => take.length > 0);
+    for (let i = 0; i < 600 && !(await kept()); i++) await new Promise((later) => setTimeout(later, 50));
+}"""
 
 
 def shown_seconds(take: Locator) -> float:
@@ -67,6 +72,7 @@ def test_sound_is_heard_and_drawn_while_it_is_made_and_stop_frees_the_server(
     held_server.control("step", "voice")
     expect(studio.page.get_by_text(MADE)).to_be_visible()
     expect(take.get_by_role("button", name="Pause")).to_be_visible()  # it plays
+    expect(studio.page.get_by_role("group", name="Server")).to_contain_text("1 speaking, 0 waiting")
     first = shown_seconds(take)
     held_server.control("step", "voice")
     expect(take.get_by_role("slider")).not_to_have_attribute("aria-valuemax", "")
@@ -98,11 +104,9 @@ def test_a_reload_in_the_middle_keeps_the_sound_that_had_come(
     studio.open()
     take = studio.start(THREE, "belinda")
     held_server.control("step", "voice")
-    studio.page.wait_for_function(
-        """async () => { const { store } = await import("/studio/core/store.js");
-        return (await store.takes("speak")).some((take) => take.length > 0); }"""
-    )
+    studio.page.evaluate(UNTIL_KEPT)
     kept = studio.samples(take)
+    assert len(kept) > 0
     studio.open()
     expect(studio.takes.first).to_contain_text("Not finished")
     expect(studio.text).to_have_value(THREE)
@@ -167,7 +171,7 @@ def test_a_take_in_every_format_and_as_code_that_runs(studio: Studio, tmp_path: 
     take = studio.speak(TEXT + ' "It\'s early", says Zoë.', "belinda")
     samples = studio.samples(take)
     for name in ("WAV", "MP3", "OPUS", "AAC", "FLAC"):
-        take.get_by_text("Download").click()
+        take.locator("summary[aria-label=Download]").click()
         with studio.page.expect_download() as download:
             studio.button(name).click()
         assert download.value.suggested_filename.endswith(f".{name.lower()}")
@@ -177,7 +181,7 @@ def test_a_take_in_every_format_and_as_code_that_runs(studio: Studio, tmp_path: 
             assert np.array_equal(np.round(sound * 32768).astype(np.int16), samples)
 
     for button, command in (("as curl", ["bash"]), ("as Python", [sys.executable])):
-        take.get_by_text("Copy", exact=True).click()
+        take.locator("summary[aria-label=Copy]").click()
         studio.button(button).click()
         expect(studio.page.get_by_text("Copied.")).to_be_visible()
         code = studio.page.evaluate("navigator.clipboard.readText()")

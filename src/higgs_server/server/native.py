@@ -64,6 +64,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
             sampling_rate=SAMPLING_RATE,
             dtype=loaded.dtype if loaded else None,
             note=loaded.note if loaded else None,
+            queue=model.admission.state,
         )
 
     @router.get("/voices")

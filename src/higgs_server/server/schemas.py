@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from higgs_server.audio.encoders import FORMATS, ResponseFormat
+from higgs_server.server.admission import QueueState
 from higgs_server.types import FinishReason, SpeechRequest
 
 
@@ -29,6 +30,7 @@ class Info(BaseModel):
     sampling_rate: int
     dtype: str | None = None
     note: Annotated[str | None, Field(description="Something to know about the loaded model.")] = None
+    queue: Annotated[QueueState, Field(description="Utterances that run and that wait, and the most of each.")]
 
 
 class VoiceItem(BaseModel):

@@ -11,8 +11,8 @@
 //              turns and plain (scripts and Markdown into words), i18n (t, addWords, clock), dom (h, fill, icon,
 //              iconButton, listen).
 //   parts/     elements that views share: waveform(sound), takeCard(take), playButton(sound), voicePicker(),
-//              voiceSelect(), clipButton(), delivery(), menu(), notices (say what went well, complain of what did not),
-//              dialogs (confirmDelete).
+//              voiceSelect(), clipButton(), delivery(), menu(), fold(), notices (say what went well, complain of what did
+//              not), dialogs (confirmDelete).
 //   A view's state that is more than a form is a class of its own in core/: dialogue (and project, its file), reading.
 //   A take     `new Take({view, request, name})`, `await take.make()`: sound grows in `take.sound`, raises ApiError.
 //   A sound    `player.play(sound)` at once, also while it grows; `Sound.of(samples, silence(0.5), samples)` joins.
@@ -133,7 +133,7 @@ async function open() {
   );
   onKeyNeeded(askForKey);
   for (const view of VIEWS) view.start().catch(complain);
-  document.documentElement.dataset.ready = "";
+  performance.mark("ready");
   await server.start();
 }
 

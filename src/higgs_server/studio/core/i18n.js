@@ -26,6 +26,9 @@ export function t(key, values = {}) {
   return words.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** The keys of both languages, for those who compare them. */
+export const keys = () => ({ en: Object.keys(WORDS.en), zh: Object.keys(WORDS.zh) });
+
 /** Whether there are words under a key. */
 export const hasWords = (key) => key in WORDS[current];
 

@@ -37,7 +37,7 @@ export function playButton(sound) {
 export function takeCard(take, { actions = [], ondelete, differs = () => false }) {
   const { kept } = take;
   const name = h("input", {
-    class: "take-name", value: kept.name, "t:aria-label": "take.name", maxLength: 120,
+    type: "text", class: "take-name", value: kept.name, "t:aria-label": "take.name", maxLength: 120,
     onchange: () => take.rename(name.value.trim() || kept.name).catch(complain),
     onkeydown: (event) => event.key === "Enter" && name.blur(),
   });
@@ -59,21 +59,23 @@ export function takeCard(take, { actions = [], ondelete, differs = () => false }
   };
   const files = () =>
     menu(
-      [icon("download"), h("span", { t: "take.download" })],
+      icon("download"),
       ["wav", ...ENCODED].map((format) => ({
         text: format.toUpperCase(),
         disabled: format !== "wav" && !kept.answer,
         "t:title": format !== "wav" && !kept.answer ? "take.partial.wav" : undefined,
         act: () => attempt(() => download(take, format)),
       })),
+      { class: "button square", "t:aria-label": "take.download", "t:title": "take.download" },
     );
   const code = menu(
-    [icon("copy"), h("span", { t: "take.copy" })],
+    icon("copy"),
     [
       { t: "take.copy.curl", act: () => attempt(() => copied(asCurl(kept, hasKey()))) },
       { t: "take.copy.python", act: () => attempt(() => copied(asPython(kept, hasKey()))) },
       { t: "take.copy.text", act: () => attempt(() => copied(kept.request.text)) },
     ],
+    { class: "button square", "t:aria-label": "take.copy", "t:title": "take.copy" },
   );
   const foot = h("div", { class: "row wrap take-actions" });
 
@@ -94,7 +96,7 @@ export function takeCard(take, { actions = [], ondelete, differs = () => false }
           h("li", { class: differs(parameter) ? "chip differs" : "chip" }, h("span", { t: `chip.${parameter}` }), " ", h("b", {}, String(value))),
         ),
     );
-    fill(foot, take.running ? null : [actions, files(), code, iconButton("trash", "delete", remove)]);
+    fill(foot, take.running ? null : [actions, h("span", { class: "push" }), files(), code, iconButton("trash", "delete", remove)]);
   }
 
   async function remove() {

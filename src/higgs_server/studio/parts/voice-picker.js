@@ -1,6 +1,7 @@
 // Voice cards to choose one from: any voice, the library's, and those described in words.
 
 import { fill, h, icon, listen } from "../core/dom.js";
+import { t } from "../core/i18n.js";
 import { library } from "../core/library.js";
 import { player } from "../core/player.js";
 import { server } from "../core/server.js";
@@ -31,6 +32,7 @@ export function clipButton(name) {
 export function voicePicker({ change }) {
   const group = `voice-${groups++}`;
   const box = h("div", { class: "voice-cards", role: "radiogroup", "t:aria-label": "voice.choose" });
+  const words = h("span", { class: "chosen" });
   let chosen = null;
 
   function card(value, title, detail, { clip = null, disabled = false, meta = null } = {}) {
@@ -38,13 +40,22 @@ export function voicePicker({ change }) {
     const input = h("input", {
       type: "radio", name: group, id, disabled,
       checked: value === chosen,
-      onchange: () => change((chosen = value)),
+      onchange: () => {
+        chosen = value;
+        name();
+        change(value);
+      },
     });
     const label = h("label", { htmlFor: id }, h("span", { class: "voice-name" }, title, meta && h("span", { class: "tag" }, meta)), detail);
     return h("div", { class: "voice-card" }, input, label, clip && clipButton(clip));
   }
 
+  function name() {
+    words.textContent = chosen?.replace("profile:", "").replaceAll("_", " ") ?? t("voice.any");
+  }
+
   function draw() {
+    name();
     const described = server.can("scenes");
     const note = (key) => h("span", { class: "voice-detail", t: key });
     fill(
@@ -68,11 +79,14 @@ export function voicePicker({ change }) {
     );
   }
 
+  document.addEventListener("languagechange", name);
   library.addEventListener("change", draw);
   server.addEventListener("ability", draw);
   draw();
   return {
     element: box,
+    /** The name of what is chosen. */
+    chosen: words,
     get value() {
       return box.querySelector("input:checked") ? chosen : null;
     },

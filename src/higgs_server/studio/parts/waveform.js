@@ -21,6 +21,7 @@ export function waveform(sound, { expected = () => 0, selection = () => [0, Infi
     tabIndex: 0,
     "t:aria-label": "waveform.position",
     "aria-valuemin": 0,
+    "aria-valuenow": 0,
     onkeydown: key,
     onclick: ({ offsetX }) => go((offsetX / canvas.clientWidth) * total()),
   });

@@ -22,8 +22,8 @@ const stage = h("div", { class: "stage" });
 const reason = h("p", { class: "cannot", t: "cannot.cloning" });
 const panel = h("fieldset", { class: "add-voice", "t:aria-label": "voices.add" }, stage);
 
-/** The panel, complete with the reason why it is greyed where it is. */
-export const addVoice = h("div", { class: "stack" }, h("h2", { id: "add-voice", tabIndex: -1, t: "voices.add" }), reason, panel);
+/** The panel, and the reason why it is greyed where it is. */
+export const addVoice = [reason, panel];
 
 let sentence = 0;
 

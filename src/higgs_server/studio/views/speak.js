@@ -9,6 +9,7 @@ import { server } from "../core/server.js";
 import { store } from "../core/store.js";
 import { Take, onOtherTab } from "../core/takes.js";
 import { delivery } from "../parts/delivery.js";
+import { fold } from "../parts/fold.js";
 import { complain, say } from "../parts/notices.js";
 import { expectedSeconds, takeCard } from "../parts/take-card.js";
 import { voicePicker } from "../parts/voice-picker.js";
@@ -21,7 +22,7 @@ const CUT = { chunk_method: "word", chunk_max_word_num: 100 };
 const text = h("textarea", { id: "text", rows: 7, "t:placeholder": "speak.placeholder", oninput: keep, onkeydown: shortcut });
 const count = h("span", { class: "help push" });
 const voices = voicePicker({ change: keep });
-const scene = h("select", { id: "scene", onchange: keep });
+const scene = h("select", { "t:aria-label": "scene", onchange: keep });
 const sceneReason = h("p", { class: "cannot", t: "cannot.scenes" });
 const sceneWords = h("p", { class: "help", lang: "en" });
 const sliders = delivery({ change: keep });
@@ -198,24 +199,22 @@ export const speakView = {
   title: "nav.speak",
   element: h(
     "div",
-    { class: "columns" },
+    { class: "columns speak" },
     h(
       "div",
-      { class: "desk" },
+      { class: "desk write" },
       h("label", { class: "sr", for: "text", t: "speak.text" }),
-      h("div", { class: "sheet" }, text, h("div", { class: "row" }, h("span", { class: "help", t: "speak.shortcut" }), count)),
+      h("div", { class: "sheet" }, text, h("div", { class: "row" }, h("span", { class: "help keys", t: "speak.shortcut" }), count)),
       h("div", { class: "row wrap deck" }, speakButton, cancelButton, progress, left),
-      h("h2", { t: "speak.takes" }),
-      empty,
-      list,
     ),
     h(
       "aside",
       { class: "side", "t:aria-label": "speak.settings" },
-      h("section", {}, h("h2", { t: "voice" }), voices.element),
-      h("section", {}, h("h2", {}, h("label", { for: "scene", t: "scene" })), sceneReason, scene, sceneWords),
-      h("section", {}, h("h2", { t: "delivery" }), sliders.element),
+      fold("voice", voices.chosen, voices.element),
+      fold("scene", null, [sceneReason, scene, sceneWords]),
+      fold("delivery", null, sliders.element),
     ),
+    h("div", { class: "desk takes-part" }, h("h2", { t: "speak.takes" }), empty, list),
   ),
   async start() {
     library.addEventListener("change", drawScenes);

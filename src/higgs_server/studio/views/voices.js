@@ -6,6 +6,7 @@ import { clock, t } from "../core/i18n.js";
 import { library } from "../core/library.js";
 import { server } from "../core/server.js";
 import { confirmDelete } from "../parts/dialogs.js";
+import { fold } from "../parts/fold.js";
 import { complain, say } from "../parts/notices.js";
 import { playButton } from "../parts/take-card.js";
 import { clipButton } from "../parts/voice-picker.js";
@@ -125,9 +126,9 @@ export const voicesView = {
   title: "nav.voices",
   element: h(
     "div",
-    { class: "columns" },
+    { class: "columns voices" },
+    h("aside", { class: "side", "t:aria-label": "voices.add" }, fold("voices.add", null, addVoice)),
     h("div", { class: "desk" }, h("div", { class: "row" }, h("h2", { t: "voices.list" }), filter), list),
-    h("aside", { class: "side", "t:aria-label": "voices.add" }, addVoice),
   ),
   async start() {
     library.addEventListener("change", draw);

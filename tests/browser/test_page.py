@@ -1,0 +1,89 @@
+"""The page around the views: the key, the language, light and dark, small screens, and everybody's access to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.accessibility import serious_problems
+from browser.studio import Studio
+from server_process import ServerProcess
+
+VIEWS = ("speak", "dialogue", "longtext", "voices")
+TEXT = "A short line."
+
+
+def test_the_key_is_asked_for_once(open_studio: Callable[..., Studio], tmp_path: Path) -> None:
+    with ServerProcess(["--model-path", "embedded", "--api-key", "s3cret"], cwd=tmp_path) as server:
+        server.wait_ready()
+        studio = open_studio(server)
+        studio.expects_failures = True
+        studio.page.goto(server.url)
+        dialog = studio.page.get_by_role("dialog")
+        dialog.get_by_label("Key", exact=True).fill("wrong")
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(dialog).to_contain_text("did not take this key")
+        dialog.get_by_role("button", name="Cancel").click()
+        expect(studio.page.get_by_text("The server asks for a key.")).to_be_visible()
+        studio.button("Enter the key").click()
+        dialog.get_by_label("Key", exact=True).fill("s3cret")
+        dialog.get_by_label("Keep it on this computer").check()
+        dialog.get_by_role("button", name="Use this key").click()
+        studio.wait_ready()
+        studio.speak(TEXT, "belinda")
+        # Kept on this computer: another tab has it too.
+        studio.page = studio.context.new_page()
+        studio.open()
+        expect(studio.page.get_by_role("dialog")).to_have_count(0)
+        expect(studio.page.get_by_role("radio", name="belinda")).to_be_visible()
+
+
+def test_chinese_by_the_browser_english_by_the_switch(
+    open_studio: Callable[..., Studio], embedded_server: ServerProcess
+) -> None:
+    studio = open_studio(embedded_server, locale="zh-CN")
+    studio.open()
+    page = studio.page
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    page.get_by_label("要朗读的文字").fill("早上好。")
+    page.locator("button", has_text="English").click()
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    expect(studio.text).to_have_value("早上好。")
+    expect(studio.button("Speak")).to_be_visible()
+    studio.open()
+    expect(studio.button("Speak")).to_be_visible()
+
+
+def test_both_languages_have_the_same_words(studio: Studio) -> None:
+    words = studio.page.evaluate("import('/studio/core/i18n.js').then(({ keys }) => keys())")
+    only_english = set(words["en"]) - set(words["zh"])
+    # In English the server itself has these sentences.
+    only_chinese = {key for key in set(words["zh"]) - set(words["en"]) if not key.startswith(("check.", "error."))}
+    assert (only_english, only_chinese) == (set(), set())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_view_shuts_anybody_out_or_is_wider_than_the_screen(
+    open_studio: Callable[..., Studio], embedded_server: ServerProcess, scheme: str, width: int
+) -> None:
+    studio = open_studio(embedded_server, color_scheme=scheme, viewport={"width": width, "height": 800})
+    studio.open()
+    studio.speak(TEXT, "belinda")
+    studio.notices.get_by_role("button", name="Dismiss").click()
+    for view in VIEWS:
+        studio.view(view)
+        assert serious_problems(studio.page) == [], f"{view}, {scheme}, {width}"
+        assert studio.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_is_ready_quickly(studio: Studio) -> None:
+    studio.open()
+    milliseconds = studio.page.evaluate(
+        "performance.getEntriesByName('ready')[0].startTime - performance.getEntriesByType('navigation')[0].startTime"
+    )
+    print(f"ready after {milliseconds:.0f} ms")
+    assert milliseconds < 10_000  # a machine under tests; alone it takes a fraction of a second

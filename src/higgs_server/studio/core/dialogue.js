@@ -16,6 +16,9 @@ export const USUAL_PAUSE = 0.3;
  *   `pause` is in seconds, after the line; `chosen` the take that counts, null for the newest
  */
 
+/** @returns {Line} */
+const newLine = ({ speaker, text = "", pause = USUAL_PAUSE }) => ({ id: newId(), speaker, text, pause, chosen: null });
+
 /**
  * Dispatches `lines` when lines come, go or move, `speakers` when a speaker changes, and `line` (its `detail`) when the
  * words or the takes of one line do.
@@ -31,6 +34,8 @@ export class Dialogue extends EventTarget {
   #takes = new Map();
   /** @type {Line[][]} */
   #before = [];
+  /** Speakers of lines that may come back. @type {Speaker[]} */
+  #gone = [];
   /** Keeps all but the takes, which keep themselves. */
   save = keeper(VIEW, () => ({ speakers: this.speakers, lines: this.lines, values: this.values }));
 
@@ -52,7 +57,7 @@ export class Dialogue extends EventTarget {
   /** Puts new lines before the one at `index`, in place of `replaced` old ones, and returns them. */
   insert(index, turns, replaced = 0) {
     this.#remember();
-    const lines = turns.map(({ speaker, text = "", pause = USUAL_PAUSE }) => ({ id: newId(), speaker, text, pause, chosen: null }));
+    const lines = turns.map(newLine);
     this.lines = this.lines.toSpliced(index, replaced, ...lines);
     this.#changed("lines");
     return lines;
@@ -75,14 +80,19 @@ export class Dialogue extends EventTarget {
   }
 
   /** Another dialogue in place of this one; can be undone. */
-  replace({ speakers, lines }, takes = new Map()) {
+  replace({ speakers, lines, values = this.values }, takes = new Map()) {
     this.#remember();
-    // Who speaks in lines that undoing brings back is still known.
-    this.speakers = [...speakers, ...this.speakers.filter(({ id }) => !speakers.some((speaker) => speaker.id === id))];
-    this.lines = lines;
+    this.#gone.push(...this.speakers);
+    Object.assign(this, { speakers, lines, values });
     takes.forEach((made, id) => this.#takes.set(id, made));
     this.#tell("speakers");
     this.#changed("lines");
+  }
+
+  /** An empty line of one speaker in place of everything; can be undone. */
+  clear(name, voice) {
+    const speaker = { id: newId(), name, voice };
+    this.replace({ speakers: [speaker], lines: [newLine({ speaker: speaker.id })] });
   }
 
   get undoable() {
@@ -92,6 +102,9 @@ export class Dialogue extends EventTarget {
   /** Lines are again those, and in the order, from before the last that came, went or moved. Their words stay. */
   undo() {
     this.lines = this.#before.pop() ?? this.lines;
+    const back = this.#gone.filter((speaker) => this.speaks(speaker) && !this.speakers.includes(speaker));
+    this.speakers = [...this.speakers, ...new Set(back)];
+    this.#tell("speakers");
     this.#changed("lines");
   }
 
@@ -120,6 +133,7 @@ export class Dialogue extends EventTarget {
 
   /** Only one who says nothing. */
   removeSpeaker(speaker) {
+    this.#gone.push(speaker);
     this.speakers = this.speakers.filter((other) => other !== speaker);
     this.#changed("speakers");
   }

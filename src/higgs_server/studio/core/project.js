@@ -14,8 +14,8 @@ const MOST = { bytes: 500e6, speakers: 200, lines: 10_000, takes: 100, text: 100
 
 /** The file. @param {import("./dialogue.js").Dialogue} dialogue @returns {Promise<Blob>} */
 export async function projectFile(dialogue) {
-  const { speakers, lines } = dialogue;
-  const parts = [JSON.stringify({ format: FORMAT, version: VERSION, speakers }).slice(0, -1), ',"lines":['];
+  const { speakers, lines, values } = dialogue;
+  const parts = [JSON.stringify({ format: FORMAT, version: VERSION, speakers, values }).slice(0, -1), ',"lines":['];
   for (const [index, line] of lines.entries()) {
     const { speaker, text, pause } = line;
     parts.push(index ? ",\n" : "\n", JSON.stringify({ speaker, text, pause }).slice(0, -1), ',"takes":[');
@@ -56,15 +56,16 @@ export async function readProject(file) {
 
 class Damage extends Error {}
 
-const REQUEST = { text: string(MOST.text), ref_audio: orNull(string(MOST.name)), scene_prompt: orNull(string(MOST.name)) };
-for (const name of ["temperature", "top_p", "top_k", "max_new_tokens", "seed", "ras_win_len", "ras_win_max_num_repeat"]) {
-  REQUEST[name] = orNull(number(-1, Number.MAX_SAFE_INTEGER));
-}
-Object.assign(REQUEST, { chunk_method: orNull(string(10)), chunk_max_word_num: number(1, 10_000) });
+const PARAMETERS = ["temperature", "top_p", "top_k", "max_new_tokens", "seed", "ras_win_len", "ras_win_max_num_repeat"];
+const VALUES = Object.fromEntries(PARAMETERS.map((name) => [name, orNull(number(-1, Number.MAX_SAFE_INTEGER))]));
+const REQUEST = {
+  text: string(MOST.text), ref_audio: orNull(string(MOST.name)), scene_prompt: orNull(string(MOST.name)), ...VALUES,
+  chunk_method: orNull(string(10)), chunk_max_word_num: number(1, 10_000),
+};
 const ANSWER = { seed: number(0, 2 ** 63), duration: number(0, 1e6), generated_text: string(2 * MOST.text), finish_reason: string(MOST.finish) };
 
 /** Everything there is in the file, and nothing else. Raises Damage. */
-function read({ speakers, lines }) {
+function read({ speakers, lines, values }) {
   const ids = new Map();
   const cast = list(MOST.speakers)(speakers, "speakers").map((speaker, index) => {
     const where = `speakers[${index}]`;
@@ -80,7 +81,7 @@ function read({ speakers, lines }) {
       takes: list(MOST.takes)(line.takes, `${where}.takes`).map((take) => readTake(take, `${where}.takes`)),
     };
   });
-  return { speakers: cast, script };
+  return { speakers: cast, script, values: pick(values, VALUES, "values") };
 }
 
 function readTake(take, where) {
@@ -102,7 +103,7 @@ function readTake(take, where) {
   };
 }
 
-async function keep({ speakers, script }) {
+async function keep({ speakers, script, values }) {
   const takes = new Map();
   for (const { line, takes: read } of script) {
     const made = [];
@@ -114,7 +115,7 @@ async function keep({ speakers, script }) {
     }
     if (made.length) takes.set(line.id, made);
   }
-  return { speakers, lines: script.map(({ line }) => line), takes };
+  return { speakers, values, lines: script.map(({ line }) => line), takes };
 }
 
 // --- what a value may be ----------------------------------------------------------------------------------------------

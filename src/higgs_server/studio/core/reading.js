@@ -24,8 +24,8 @@ export class Reading extends EventTarget {
   text = "";
   /** Its file's name, for the file that comes of it. */
   name = "";
-  /** @type {string | null} */
-  voice = null;
+  /** @type {string | null | undefined} undefined until one was chosen; null is any voice */
+  voice;
   /** Most words in a piece. */
   words = 60;
   values = {};
@@ -106,7 +106,7 @@ export class Reading extends EventTarget {
 
   /** The body of POST /generate-stream for a piece. */
   request({ text }) {
-    return { text: text.trim(), ref_audio: this.voice, ...(server.can("scenes") ? {} : { scene_prompt: null }), ...this.values };
+    return { text: text.trim(), ref_audio: this.voice ?? null, ...(server.can("scenes") ? {} : { scene_prompt: null }), ...this.values };
   }
 
   /** A new take of a piece in place of the one before; whoever asked makes it. */

@@ -9,6 +9,7 @@ import { Sound, silence } from "./sound.js";
  * @property {(item: any) => import("./takes.js").Take | null} made the take of an item, null where it is missing
  * @property {((item: any) => import("./takes.js").Take) | null} make begins a take; null leaves out what is missing
  * @property {(item: any) => number} [pause] seconds of silence after an item
+ * @property {boolean} [join] whether all of it is wanted as one `sound`
  */
 
 /** Dispatches `change` when it begins, goes on to another item, or is over, and `progress` while a take is made. */
@@ -25,6 +26,7 @@ export class Series extends EventTarget {
   /** @type {{item: any, from: number}[]} */
   #parts = [];
   #stopped = false;
+  #over = Promise.resolve();
 
   /**
    * Goes through the items in order and resolves once all are in `sound`, or it was stopped. Raises what the first take
@@ -32,8 +34,21 @@ export class Series extends EventTarget {
    * @param {any[]} items
    * @param {How} how
    */
-  async run(items, { made, make, pause = () => 0 }) {
-    if (this.running) return;
+  run(items, how) {
+    if (this.running) throw new Error("A series is run once at a time.");
+    const run = this.#run(items, how);
+    this.#over = run.catch(() => {});
+    return run;
+  }
+
+  /** Cancels what is being made; resolves once it is over. */
+  stop() {
+    this.#stopped = true;
+    this.take?.cancel();
+    return this.#over;
+  }
+
+  async #run(items, { made, make, pause = () => 0, join = true }) {
     Object.assign(this, { running: true, done: 0, total: items.length, sound: new Sound() });
     this.#parts = [];
     this.#stopped = false;
@@ -49,7 +64,7 @@ export class Series extends EventTarget {
           making = take.make();
         }
         this.#changed();
-        if (take) await Promise.all([making, this.#join(item, take.sound, pause(item))]);
+        if (take) await Promise.all([making, join && this.#join(item, take.sound, pause(item))]);
         this.item = this.take = null;
         this.done++;
       }
@@ -58,11 +73,6 @@ export class Series extends EventTarget {
       this.sound.end();
       this.#changed();
     }
-  }
-
-  stop() {
-    this.#stopped = true;
-    this.take?.cancel();
   }
 
   /** Which item is heard at a second of `sound`. */

@@ -7,6 +7,8 @@ import { voiceSelect } from "../parts/voice-select.js";
 
 /** @param {import("../core/dialogue.js").Dialogue} dialogue */
 export function cast(dialogue) {
+  /** Who came before the list of voices. */
+  const voiceless = [];
   const list = h("ul", { class: "cast" });
   const element = h(
     "section",
@@ -39,12 +41,25 @@ export function cast(dialogue) {
     if (focused) list.querySelector(`[data-id="${focused}"] ${field}`)?.focus();
   }
 
-  /** The speaker of that name; for a new one the first voice that nobody has yet. */
+  /** The speaker of that name; a new one gets a voice, once there are any. */
   function newSpeaker(name = nextName()) {
+    const speaker = dialogue.speakerNamed(name, freeVoice());
+    if (!library.voices.length) voiceless.push(speaker);
+    return speaker;
+  }
+
+  /** The first voice that nobody has yet, those in the language of the page before others. */
+  function freeVoice() {
     const taken = new Set(dialogue.speakers.map(({ voice }) => voice));
     const language = document.documentElement.lang.slice(0, 2);
-    const voices = library.voices.toSorted((a, b) => (b.language === language) - (a.language === language)).map((voice) => voice.name);
-    return dialogue.speakerNamed(name, voices.find((voice) => !taken.has(voice)) ?? voices[0] ?? null);
+    const voices = library.voices.toSorted((a, b) => (b.language === language) - (a.language === language)).map(({ name }) => name);
+    return voices.find((voice) => !taken.has(voice)) ?? voices[0] ?? null;
+  }
+
+  function giveVoices() {
+    for (const speaker of library.voices.length ? voiceless.splice(0) : []) {
+      if (speaker.voice === null) dialogue.setSpeaker(speaker, { voice: freeVoice() });
+    }
   }
 
   function nextName() {
@@ -54,6 +69,7 @@ export function cast(dialogue) {
     return t("dialogue.speaker", { number });
   }
 
+  library.addEventListener("change", giveVoices);
   dialogue.addEventListener("speakers", draw);
   dialogue.addEventListener("lines", () => {
     for (const [index, item] of [...list.children].entries()) item.querySelector(".row > button").disabled = dialogue.speaks(dialogue.speakers[index]);

@@ -181,8 +181,9 @@ export function scriptList(dialogue, { activate, tools, make, stop, making, newS
     const { speaker, pause } = dialogue.lines[index] ?? { speaker: newSpeaker().id, pause: USUAL_PAUSE };
     const lines = turns.map((turn) => ({ ...turn, pause, speaker: turn.speaker === null ? speaker : newSpeaker(turn.speaker).id }));
     const made = dialogue.insert(empty ? Math.max(index, 0) : index + 1, lines, empty && dialogue.lines.length ? 1 : 0);
+    const silent = dialogue.speakers.find(({ id }) => id === speaker);
+    if (made.length === dialogue.lines.length && !dialogue.speaks(silent)) dialogue.removeSpeaker(silent);
     focus(made.at(-1));
-    return made;
   }
 
   function remove(line) {
@@ -241,6 +242,11 @@ export function scriptList(dialogue, { activate, tools, make, stop, making, newS
     item?.scrollIntoView({ block: "nearest" });
   }
 
+  function show(line) {
+    rows.get(line.id).scrollIntoView({ block: "nearest" });
+    activate(line);
+  }
+
   function active(line) {
     list.querySelector(".active")?.classList.remove("active");
     rows.get(line?.id)?.classList.add("active");
@@ -253,7 +259,7 @@ export function scriptList(dialogue, { activate, tools, make, stop, making, newS
   player.addEventListener("change", () => {
     for (const item of list.querySelectorAll('[data-state="ready"]')) drawLine(lineOf(item));
   });
-  return { element: list, focus, paste, remove, write, heard, active, drawLine, textOf };
+  return { element: list, focus, show, paste, remove, write, heard, active, drawLine, textOf };
 }
 
 /** Gives an element these children in this order, and touches only those that are not in their place. */

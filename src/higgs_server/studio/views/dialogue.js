@@ -5,7 +5,6 @@ import { Dialogue } from "../core/dialogue.js";
 import { h, iconButton, icon } from "../core/dom.js";
 import { copy, save } from "../core/files.js";
 import { clock, t } from "../core/i18n.js";
-import { library } from "../core/library.js";
 import { decodeText, withoutMarkdown } from "../core/plain.js";
 import { player } from "../core/player.js";
 import { projectFile, readProject } from "../core/project.js";
@@ -83,11 +82,13 @@ async function make(lines) {
   if (maker.running) return say(t("dialogue.busy"));
   try {
     await dialogue.save();
-    await maker.run(lines, { made: () => null, make: (line) => dialogue.newTake(line) });
+    await maker.run(lines, { made: () => null, make: (line) => dialogue.newTake(line), join: false });
     if (lines.length > 1 && maker.done === lines.length) say(t("dialogue.made", { count: lines.length }));
     if (lines.length === 1 && sounding(lines[0])) player.play(sounding(lines[0]).sound);
   } catch (problem) {
-    complain(problem, { key: "dialogue.go_on", act: () => make(lines.filter((line) => dialogue.lines.includes(line) && !ready(line))) });
+    const rest = lines.filter((line) => dialogue.lines.includes(line) && !ready(line));
+    if (rest.length && problem.code !== "cancelled") script.show(rest[0]);
+    complain(problem, { key: "dialogue.go_on", act: () => make(rest) });
   }
 }
 
@@ -103,16 +104,12 @@ function drawProgress() {
 }
 
 /** Plays what is there, from a line to the end. */
-function playFrom(line) {
+async function playFrom(line) {
   const lines = dialogue.lines.slice(dialogue.lines.indexOf(line)).filter(sounding);
   if (!lines.length) return say(t("dialogue.nothing"));
-  speech.stop();
-  const run = () => {
-    attempt(() => speech.run(lines, { made: sounding, make: null, pause: ({ pause }) => pause }));
-    player.play(speech.sound);
-  };
-  if (speech.running) speech.addEventListener("change", () => setTimeout(run), { once: true });
-  else run();
+  await speech.stop();
+  attempt(() => speech.run(lines, { made: sounding, make: null, pause: ({ pause }) => pause }));
+  player.play(speech.sound);
 }
 
 // --- lines ------------------------------------------------------------------------------------------------------------
@@ -131,8 +128,8 @@ function undo() {
 }
 
 function startAnew() {
-  dialogue.replace({ speakers: [], lines: [] });
-  script.write(0);
+  dialogue.clear(t("dialogue.speaker", { number: 1 }), dialogue.speakers[0]?.voice ?? null);
+  script.focus(dialogue.lines[0]);
   say(t("project.emptied"), { key: "dialogue.undo", act: undo });
 }
 
@@ -172,6 +169,7 @@ async function openFile(chosen) {
       const { takes, ...read } = await readProject(chosen);
       maker.stop();
       dialogue.replace(read, takes);
+      sliders.value = dialogue.values;
       await dialogue.save();
       say(t("project.opened", { name: chosen.name }), { key: "dialogue.undo", act: undo });
     } else {
@@ -188,16 +186,6 @@ function drop(event) {
   if (!dropped) return;
   event.preventDefault();
   openFile(dropped);
-}
-
-/** Voices for whoever was there before the list of voices had come. */
-function giveVoices() {
-  for (const speaker of dialogue.speakers) {
-    if (speaker.voice !== null || dialogue.lines.some((line) => dialogue.takeOf(line))) continue;
-    const taken = new Set(dialogue.speakers.map(({ voice }) => voice));
-    const free = library.voices.find(({ name }) => !taken.has(name));
-    if (free) dialogue.setSpeaker(speaker, { voice: free.name });
-  }
 }
 
 /** @type {import("../main.js").View} */
@@ -238,10 +226,8 @@ export const dialogueView = {
     document.addEventListener("languagechange", drawProgress);
     // Nothing is written into what has not been read yet.
     await dialogue.open().finally(() => (this.element.inert = false));
-    library.addEventListener("change", giveVoices);
     sliders.value = dialogue.values;
     if (!dialogue.lines.length) dialogue.insert(0, [{ speaker: newSpeaker().id }]);
     activate(dialogue.lines[0]);
-    giveVoices();
   },
 };

@@ -112,10 +112,7 @@ async function playFrom(piece) {
   const pieces = spoken();
   const first = pieces.findIndex((other) => reading.pieces.indexOf(other) >= reading.pieces.indexOf(piece));
   if (first < 0) return;
-  if (series.running) {
-    series.stop();
-    await new Promise((resolve) => series.addEventListener("change", resolve, { once: true }));
-  }
+  await series.stop();
   await speak(pieces.slice(first));
 }
 
@@ -128,7 +125,10 @@ async function speak(pieces, { again = false } = {}) {
     player.play(series.sound);
     await run;
   } catch (problem) {
-    complain(problem, { key: "dialogue.go_on", act: speakOn });
+    const failed = pieces.find((piece) => !ready(piece));
+    const refused = failed && problem.status >= 400 && problem.status < 500;
+    const leaveOut = () => (reading.setPiece(failed, { skip: true }), speakOn());
+    complain(problem, refused ? { key: "longtext.leave_out", act: leaveOut } : { key: "dialogue.go_on", act: speakOn });
   }
 }
 
@@ -163,7 +163,7 @@ function drop(event) {
 
 /** A voice for all pieces: each is a request of its own, and any voice would be another one each time. */
 function giveVoice() {
-  if (reading.voice !== null || reading.pieces.length || !library.voices.length) return;
+  if (reading.voice !== undefined || !library.voices.length) return;
   const language = document.documentElement.lang.slice(0, 2);
   reading.set({ voice: (library.voices.find((known) => known.language === language) ?? library.voices[0]).name });
   voice.value = reading.voice;
@@ -206,7 +206,7 @@ export const longtextView = {
     // Nothing is written into what has not been read yet.
     await reading.open().finally(() => (this.element.inert = false));
     library.addEventListener("change", giveVoice);
-    voice.value = reading.voice;
+    voice.value = reading.voice ?? null;
     sliders.value = reading.values;
     giveVoice();
   },

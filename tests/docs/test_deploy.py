@@ -95,6 +95,22 @@ def test_settings_that_are_named_exist(path: Any) -> None:
     assert flags <= Settings.model_fields.keys()
 
 
+def test_flags_of_the_operations_page_exist() -> None:
+    flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", OPERATIONS.text)}
+    assert flags <= Settings.model_fields.keys()
+
+
+def test_everybody_gives_the_server_time_to_finish() -> None:
+    least = Settings().shutdown_timeout + 5
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values()
+    assert all(int(service["stop_grace_period"].removesuffix("s")) >= least for service in services)
+    (unit,) = re.findall(r"^TimeoutStopSec=(\d+)$", (DEPLOY / "higgs-audio-server.service").read_text(), re.MULTILINE)
+    assert int(unit) >= least
+    (pod,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", (DEPLOY / "kubernetes.yaml").read_text())
+    (wait,) = re.findall(r'\[sleep, "(\d+)"\]', (DEPLOY / "kubernetes.yaml").read_text())
+    assert int(pod) - int(wait) >= least
+
+
 def test_images_start_the_command_that_is_installed() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from listeners import Listeners, Utterance, listen_all
 from make_tiny_checkpoint import make_tiny_checkpoint
 from metrics_of import idle_metrics
 from server_process import ServerProcess
+from soak.duration import SECONDS
 
 pytestmark = pytest.mark.soak
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
+
 WARM = min(60.0, SECONDS / 3)
 GROWTH_MB = 40.0
 """What memory may differ between the first and the last quarter after warming up; a leaked answer a second is more."""

@@ -115,7 +115,13 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     @router.post(
         "/audio/speech",
         response_class=StreamingResponse,
-        responses={200: {"content": {form.content_type: {} for form in FORMATS.values()}}},
+        responses={
+            200: {
+                "content": {
+                    kind: {} for kind in (*(form.content_type for form in FORMATS.values()), "text/event-stream")
+                }
+            }
+        },
         openapi_extra=json_body(SpeechBody),
     )
     async def speech(request: Request) -> Response:

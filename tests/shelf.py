@@ -6,6 +6,7 @@ is no rename and no lock.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -44,10 +45,13 @@ class Shelf(LocalFileSystem):
         part = Path(f"{path}.{secrets.token_hex(4)}.part")
         part.write_bytes(value)
         try:
-            if mode == "create":
-                os.link(part, path)
-            else:
+            if mode != "create":
                 part.replace(path)
+                return
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise OSError(errno.EINVAL, "a precondition failed") from None  # s3fs' words for it
         finally:
             part.unlink(missing_ok=True)
 

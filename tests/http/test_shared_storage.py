@@ -63,7 +63,7 @@ def test_what_one_keeps_the_other_speaks_with(pair: list[httpx.Client]) -> None:
 
 
 def test_writers_at_once_lose_no_voice(pair: list[httpx.Client]) -> None:
-    names = [f"voice {number}" for number in range(12)]
+    names = [f"voice {number}" for number in range(8)]
     with ThreadPoolExecutor(6) as pool:
         kept = list(pool.map(lambda at: keep(pair[at % 2], names[at], "belinda").status_code, range(len(names))))
     assert kept == [201] * len(names)

@@ -28,6 +28,7 @@ LEASE_SECONDS = 60.0
 """Whoever holds the lock for so long has died: a change takes a few requests."""
 CACHE_BYTES = 128 * 2**20
 _TRY_AGAIN = 0.05
+_ATTEMPTS = 4
 
 
 class Bucket(Folder):
@@ -84,16 +85,11 @@ class Bucket(Folder):
 
     def _take_lock(self, mine: bytes) -> None:
         holder, since = b"", time.monotonic()
-        while True:
-            try:
-                self._ask(self._fs.pipe_file, self._at(LOCK), mine, mode="create")
-                return
-            except FileExistsError:
-                pass
+        while not self._create(LOCK, mine):
             found = b""
             with suppress(FileNotFoundError):
                 found = self.open(LOCK, None)
-            if found != holder:
+            if found != holder or not found:
                 holder, since = found, time.monotonic()
             elif time.monotonic() - since > LEASE_SECONDS:
                 self._break_lock(holder)
@@ -102,9 +98,25 @@ class Bucket(Folder):
 
     def _break_lock(self, holder: bytes) -> None:
         """Only one of those who wait does it, or the next holder's lock would go too."""
-        with suppress(FileExistsError):
-            self._ask(self._fs.pipe_file, self._at(f"{LOCK}-broken-{holder.decode()}"), b"", mode="create")
+        if self._create(f"{LOCK}-broken-{holder.decode(errors='replace')}", b""):
             self._remove(LOCK)
+
+    def _create(self, name: str, content: bytes) -> bool:
+        """False where there is such an object already. Raises OSError where there can be none."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._ask(self._fs.pipe_file, self._at(name), content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError:
+                # S3 calls a failed precondition something else, and the object may be gone by now.
+                if self.version(name) is not None:
+                    return False
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                return True
+        return False
 
     def _finish_if_abandoned(self) -> None:
         """Readers see through a change that is under way; the next writer finishes it."""

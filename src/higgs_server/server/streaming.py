@@ -158,8 +158,12 @@ async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, Resu
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    work = asyncio.ensure_future(coroutine)
     gone = asyncio.ensure_future(disconnected())
+    await asyncio.sleep(0)
+    if gone.done():  # it left during what came before
+        coroutine.close()
+        raise ClientGone
+    work = asyncio.ensure_future(coroutine)
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():

@@ -27,6 +27,7 @@ from higgs_server.backends.embedded.heart import Heart
 from higgs_server.backends.higgs_v2.codec import HiggsCodec
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.engine.codec_stream import CodecWorker
+from higgs_server.engine.engine import Engine
 from higgs_server.engine.scheduler import Scheduler
 from higgs_server.server import app as application
 from higgs_server.server.model import ServedModel
@@ -38,6 +39,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "codec": (HiggsCodec, "decode"),
     "codec-thread": (CodecWorker, "_decode"),
     "engine": (Scheduler, "drawing"),
+    "begin": (Engine, "_begin"),
     "voice": (Heart, "say"),
 }
 KINDS: dict[str, Callable[[], Exception]] = {

@@ -4,6 +4,7 @@ speaks right afterwards."""
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,3 +119,48 @@ def test_a_fault_amid_the_sound(
         assert kinds == ["audio.start", "error", "audio.start", "audio.done", "session.done"]
     server.until_ready()
     right()
+
+
+def test_an_engine_that_died_is_not_ready_until_it_is_back(
+    server: FaultyServer, client: httpx.Client, right: Callable[[], None]
+) -> None:
+    server.control("hold", "begin")
+    server.control("break", "engine")
+    assert client.post("/generate", json=BODY).status_code == 500
+    for answer in (client.get("/ready"), client.post("/generate", json=BODY)):
+        assert answer.status_code == 503
+        assert "injected" in answer.json()["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+    assert client.get("/health").status_code == 200
+    assert client.get("/info").json()["status"] == "failed"
+    server.control("free", "begin")
+    server.until_ready()
+    right()
+
+
+def test_a_client_that_knows_no_chunks_sees_that_its_answer_was_cut_off(server: FaultyServer) -> None:
+    url = httpx.URL(server.url)
+    body = json.dumps({**SPEECH, "input": LONG, "max_new_tokens": 1_500}).encode()
+    head = f"POST /v1/audio/speech HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    server.control("break", "decode", after=60)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        with pytest.raises(ConnectionResetError):
+            list(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_a_fault_of_the_embedded_voice() -> None:
+    with FaultyServer(["--model-path", "embedded"]) as server:
+        server.wait_ready()
+        body = {"text": "One. Two. Three."}
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            sound = client.post("/generate", json=body).raise_for_status().json()["audio_base64"]
+            server.control("break", "voice")
+            answer = client.post("/generate", json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+            server.control("break", "voice", after=2)
+            found = list(events(client.post("/generate-stream", json=body).iter_lines()))
+            assert "audio" in {event["type"] for event in found}
+            assert [event["type"] for event in found[-2:]] == ["error", "[DONE]"]
+            assert client.get("/ready").status_code == 200
+            assert client.post("/generate", json=body).json()["audio_base64"] == sound

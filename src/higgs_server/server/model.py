@@ -16,6 +16,11 @@ from higgs_server.types import LoadError, NotReady, SpeechError
 
 log = logging.getLogger(__name__)
 
+SPEAKING = "speak"
+"""The name of the threads that perform scripts (streaming.py)."""
+LAST_STEP_SECONDS = 10.0
+"""How long one is waited for at the end: it stops after the step or the sentence it is at."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadState:
@@ -86,6 +91,10 @@ class ServedModel:
             synthesizer, self._synthesizer = self._synthesizer, None
         if synthesizer is not None:
             synthesizer.close()
+            # Whoever is inside a network when Python ends takes the process down with an abort.
+            for thread in threading.enumerate():
+                if thread.name == SPEAKING:
+                    thread.join(LAST_STEP_SECONDS)
 
     def _load(self) -> None:
         name = self._settings.model_path

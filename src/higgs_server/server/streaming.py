@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from higgs_server.server.admission import before_deadline
-from higgs_server.server.model import ServedModel
+from higgs_server.server.model import SPEAKING, ServedModel
 from higgs_server.telemetry import current_request
 from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 
@@ -69,7 +69,7 @@ async def speak(model: ServedModel, script: Script) -> AsyncIterator[AudioChunk]
                 put(error)
 
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(perform,), name="speak", daemon=True).start()
+        threading.Thread(target=context.run, args=(perform,), name=SPEAKING, daemon=True).start()
         try:
             while True:
                 async with before_deadline(record):

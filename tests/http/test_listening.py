@@ -178,7 +178,7 @@ def test_sigterm_finishes_what_has_begun() -> None:
         assert kinds == ["audio.start", "audio.done", "audio.start", "audio.done", "error"]
         assert said[-2]["code"] == "not_ready"
         assert said[-1] == 1012
-        assert server.process.wait(60) == 0
+        assert server.process.wait(60) == 0, server.log
     assert "Traceback" not in server.log
 
 
@@ -188,7 +188,7 @@ def test_what_does_not_finish_in_time_is_cut_off() -> None:
             end.streamed.result(60)
         assert "session.done" not in str(end.said.result(60))
         end.free()
-        assert server.process.wait(60) == 0
+        assert server.process.wait(60) == 0, server.log
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64, thread_name_prefix="work"))
         model.start()
         yield {"patience": settings.client_timeout}
-        model.close()
+        await asyncio.to_thread(model.close)  # connections that were cut off close meanwhile
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 

@@ -16,10 +16,12 @@ from higgs_server.types import AudioChunk
 PIECES = [AudioChunk(np.full(3, number, np.float32)) for number in range(3)]
 
 
-def request_of(*, gone: bool) -> Request:
+def request_of(*, gone: bool, at_once: bool = False) -> Request:
     async def receive() -> Message:
         if not gone:
             await asyncio.Event().wait()
+        for _ in range(0 if at_once else 5):
+            await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
     return Request({"type": "http"}, receive)
@@ -39,6 +41,21 @@ def test_a_client_that_goes_before_the_first_chunk_stops_the_work() -> None:
         with pytest.raises(ClientGone):
             await first_then_rest(never(), request_of(gone=True))
         assert stopped
+
+    asyncio.run(wait())
+
+
+def test_for_a_client_that_has_gone_already_nothing_begins() -> None:
+    begun = []
+
+    async def eager() -> AsyncIterator[AudioChunk]:
+        begun.append(True)
+        yield PIECES[0]
+
+    async def wait() -> None:
+        with pytest.raises(ClientGone):
+            await first_then_rest(eager(), request_of(gone=True, at_once=True))
+        assert not begun
 
     asyncio.run(wait())
 

@@ -38,9 +38,11 @@ from higgs_server.types import LoadError, Progress
 FORMAT = 1
 """Raised whenever the same checkpoint gives another file."""
 
-_WIDE = "qkv"
-"""In 8 bits also in int4: it is a sixth of what a step reads, and 4 bits in it do as much harm as in all the rest
-together (bench/cpu.py, exactness)."""
+_PRODUCTS = ("qkv", "out", "gate_up", "down")
+_QUANTIZED = {"none": (), "int8": _PRODUCTS, "int4": (*_PRODUCTS, "head")}
+_WIDE = ("qkv", "head")
+"""In 8 bits in int4. Of what a step reads qkv is a sixth, and 4 bits in it do more harm than in all the rest together
+(measured on random weights with outliers; bench/cpu.py, exactness, shows what it gains)."""
 _PARTIAL = ".partial"
 _PARTIAL_SECONDS = 3600
 """A partial file that nobody has written to for so long is left over from a process that was killed."""
@@ -122,9 +124,9 @@ def fingerprint(folder: Path) -> str:
 def bits_for(parameter: str, inputs: int, quantization: Quantization) -> int | None:
     """How many bits a parameter's weights get; None for those that stay as they are."""
     part = parameter.removesuffix(".weight").rpartition(".")[2]
-    if quantization == "none" or part not in ("qkv", "out", "gate_up", "down") or inputs % BLOCK:
-        return None
-    return 8 if quantization == "int8" or part == _WIDE else 4
+    if inputs % BLOCK == 0 and part in _QUANTIZED[quantization]:
+        return 8 if quantization == "int8" or part in _WIDE else 4
+    return None
 
 
 def pack(

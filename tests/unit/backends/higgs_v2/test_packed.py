@@ -56,12 +56,18 @@ def test_what_is_quantised_and_what_is_not(cache: Path, folder: Path) -> None:
     weights, _ = built(folder, "int4")
     for name, place in weights.stored.items():
         if name + SCALES in weights:
-            assert bits_of(place.shape) == (8 if ".qkv." in name else 4)
+            assert bits_of(place.shape) == (8 if "qkv" in name or name == "head.weight" else 4)
         elif not name.endswith(SCALES):
             assert place.dtype == torch.float32
-    quantised = {name.removesuffix(SCALES).split(".", 2)[-1] for name in weights.stored if name.endswith(SCALES)}
-    ffns = {f"{kind}.{part}.weight" for kind in ("text", "audio") for part in ("gate_up", "down")}
-    assert quantised == {"qkv.weight", "out.weight"} | ffns
+    products = {f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("qkv", "out")}
+    for kind in ("text", "audio"):
+        products |= {f"layers.{layer}.{kind}.{part}.weight" for layer in range(3) for part in ("gate_up", "down")}
+
+    def quantised(weights: PackedWeights) -> set[str]:
+        return {name.removesuffix(SCALES) for name in weights.stored if name.endswith(SCALES)}
+
+    assert quantised(weights) == products | {"head.weight"}
+    assert quantised(built(folder, "int8")[0]) == products
     assert not any(name.endswith(SCALES) for name in built(folder, "none")[0].stored)
 
 

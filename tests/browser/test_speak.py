@@ -199,6 +199,10 @@ def test_two_tabs_share_takes_and_keep_their_own_text(studio: Studio) -> None:
     studio.speak(TEXT, "belinda")
     second, studio.page = studio.page, first
     expect(studio.takes).to_have_count(1)
+    second.get_by_label("Name of the take").fill("Named in the second tab")
+    second.get_by_label("Name of the take").press("Enter")
+    expect(studio.takes.first.get_by_label("Name of the take")).to_have_value("Named in the second tab")
+    expect(studio.takes.first).not_to_contain_text("Not finished")
     first.reload()
     second.reload()
     expect(studio.text).to_have_value("The text of the first tab.")

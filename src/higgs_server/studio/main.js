@@ -20,7 +20,7 @@
 
 import { onKeyNeeded } from "./core/api.js";
 import { fill, h, icon } from "./core/dom.js";
-import { language, setLanguage, t } from "./core/i18n.js";
+import { chooseLanguage, language, setLanguage, t } from "./core/i18n.js";
 import { library } from "./core/library.js";
 import { server } from "./core/server.js";
 import { askForKey } from "./parts/dialogs.js";
@@ -114,7 +114,7 @@ function themeButton() {
 function languageButton() {
   return h("button", {
     type: "button", class: "quiet", t: "page.language", "t:aria-label": "page.language.label",
-    onclick: () => setLanguage(language() === "zh" ? "en" : "zh"),
+    onclick: () => chooseLanguage(language() === "zh" ? "en" : "zh"),
   });
 }
 

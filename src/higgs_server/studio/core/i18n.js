@@ -45,10 +45,15 @@ function write(element, attribute, key, values) {
   else element.textContent = t(key, values);
 }
 
+/** The user's choice, kept; without one the browser's language counts. */
+export function chooseLanguage(chosen) {
+  localStorage.setItem(CHOICE, chosen);
+  setLanguage(chosen);
+}
+
 /** Changes the language of everything on the page; listeners of `languagechange` on `document` do what is left. */
 export function setLanguage(chosen) {
   current = chosen;
-  localStorage.setItem(CHOICE, chosen);
   document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
   for (const element of document.querySelectorAll("[data-t]")) {
     for (const [attribute, [key, values]] of bindings.get(element) ?? []) write(element, attribute, key, values);

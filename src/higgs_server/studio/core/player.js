@@ -33,19 +33,13 @@ class Player extends EventTarget {
   waiting = false;
 
   /** Plays a sound from one second to another; whatever played before stops. */
-  async play(sound, from = 0, to = Infinity) {
+  play(sound, from = 0, to = Infinity) {
     this.stop();
     this.sound = sound;
-    // Made, or woken, here: browsers allow it only as the answer to a click.
-    this.#context ??= new AudioContext({ sampleRate: RATE });
-    const awake = this.#context.resume();
-    await sound.ready();
-    await awake;
-    if (this.sound !== sound) return;
     this.#startSample = this.#next = Math.round(from * RATE);
     this.#to = Math.round(to * RATE);
     this.#cushion = 0;
-    this.#start();
+    return this.resume();
   }
 
   pause() {
@@ -56,8 +50,14 @@ class Player extends EventTarget {
     this.#changed();
   }
 
-  resume() {
-    if (this.sound && !this.playing) this.#start();
+  /** Goes on; resolves once it does. */
+  async resume() {
+    const { sound } = this;
+    if (!sound || this.playing) return;
+    // Made, or woken, here: browsers allow it only as the answer to a click.
+    this.#context ??= new AudioContext({ sampleRate: RATE });
+    await Promise.all([this.#context.resume(), sound.ready()]);
+    if (this.sound === sound && !this.playing) this.#start();
   }
 
   /** Plays this sound, or pauses it, or goes on: what a play button means. */

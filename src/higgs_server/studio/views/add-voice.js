@@ -34,6 +34,8 @@ export async function startAddVoice() {
   };
   server.addEventListener("ability", grey);
   grey();
+  // The sentence to read is in the language of the page.
+  document.addEventListener("languagechange", () => stage.querySelector(".drop") && choose());
   const draft = await store.draft(DRAFT);
   if (draft?.samples) edit(Sound.of(draft.samples), draft);
   else choose();

@@ -35,6 +35,8 @@ const empty = h("p", { class: "empty", t: "speak.empty" });
 
 /** @type {Take[]} newest first */
 let takes = [];
+/** @type {WeakMap<Take, HTMLElement>} */
+const cards = new WeakMap();
 /** @type {Take | null} */
 let running = null;
 /** @type {string | null} the draft's scene, until the list of scenes has come */
@@ -137,8 +139,8 @@ function showProgress() {
 const title = (words) => words.replace(/\s+/g, " ").slice(0, 48);
 
 function drawTakes() {
-  const shown = new Map([...list.children].map((card) => [card.dataset.take, card]));
-  fill(list, takes.map((take, index) => shown.get(take.kept.id) ?? card(take, takes[index + 1])));
+  takes.forEach((take, index) => cards.has(take) || cards.set(take, card(take, takes[index + 1])));
+  fill(list, takes.map((take) => cards.get(take)));
   empty.hidden = takes.length > 0;
 }
 
@@ -186,9 +188,10 @@ function drawScenes() {
 }
 
 async function readTakes() {
-  const known = new Map(takes.map((take) => [take.kept.id, take]));
   const stored = await Take.all(VIEW);
-  const current = stored.reverse().map((take) => known.get(take.kept.id) ?? take);
+  // What another tab has changed is shown anew, all else stays, with its sound and its place.
+  const same = (a, b) => ["id", "name", "problem", "length"].every((field) => a.kept[field] === b.kept[field]) && !a.kept.answer === !b.kept.answer;
+  const current = stored.reverse().map((take) => takes.find((known) => known === running ? known.kept.id === take.kept.id : same(known, take)) ?? take);
   takes = running && !current.includes(running) ? [running, ...current] : current;
   drawTakes();
 }

@@ -64,7 +64,7 @@ def speak_on_cluster(address: str, settings: Settings, lines: Iterator[Line]) ->
             batch_format="pyarrow",
             # A second task at a time fills the slots that the end of the first leaves empty.
             compute=ray.data.ActorPoolStrategy(
-                size=on_gpus or nodes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+                size=on_gpus or nodes or 1, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
             ),
             num_gpus=1 if on_gpus else 0,
             num_cpus=1,

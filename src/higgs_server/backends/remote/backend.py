@@ -139,7 +139,8 @@ class RemoteBackend:
 
     def _say(self, script: Script, voice: Voice | None, words: str, cancellation: Cancellation) -> Iterator[Samples]:
         body = {
-            **script.sampling.model_dump(exclude_none=True),
+            # Here null switches something off; elsewhere it is no value.
+            **script.sampling.model_dump(exclude_none=not self._told.like_this_one),
             "model": self._told.model,
             "input": words,
             "response_format": "pcm",

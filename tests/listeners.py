@@ -59,6 +59,14 @@ class Utterance:
         return {**{k: v for k, v in self.native.items() if k not in ("text", "ref_audio")}, "voice": self.voice}
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Asks from one local address, over HTTP or otherwise."""
+
+    http: httpx.AsyncClient
+    address: str
+
+
 @dataclass
 class Listeners:
     """`sounds` holds a hash and a number of samples for each utterance."""
@@ -87,12 +95,14 @@ class Listeners:
     async def listen(self, number: int, until: float, patience: Callable[[], float | None]) -> int:
         """One client, asking until that time (monotonic). Gives how many answers it heard.
 
-        Comes from an address of its own (127.0.1.NUMBER). `patience`: seconds after which it closes the connection.
+        Comes from an address of its own. `patience`: seconds after which it closes the connection.
         """
         choose = random.Random(number)
-        transport = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{1 + number}")
+        address = f"127.0.1.{1 + number}"
+        transport = httpx.AsyncHTTPTransport(local_address=address)
         count = 0
-        async with httpx.AsyncClient(base_url=self.url, timeout=SECONDS, transport=transport) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=SECONDS, transport=transport) as http:
+            client = Client(http, address)
             while time.monotonic() < until:
                 utterance = choose.choice(list(self.sounds))
                 way = choose.choice(list(WAYS))
@@ -148,14 +158,14 @@ def _must_be_over(found: list[dict[str, Any]], last: str) -> None:
     assert found[-1]["type"] == last, found[-1]
 
 
-async def _whole(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
-    answer = await client.post("/generate", json=utterance.native)
+async def _whole(self: Listeners, client: Client, utterance: Utterance) -> None:
+    answer = await client.http.post("/generate", json=utterance.native)
     _must_be_ok(answer)
     self.check(utterance, generated_samples(answer.json()))
 
 
-async def _events(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
-    answer = await client.post("/generate-stream", json=utterance.native)
+async def _events(self: Listeners, client: Client, utterance: Utterance) -> None:
+    answer = await client.http.post("/generate-stream", json=utterance.native)
     _must_be_ok(answer)
     found = list(events(answer.text.splitlines()))
     _must_be_over(found, "[DONE]")
@@ -163,16 +173,16 @@ async def _events(self: Listeners, client: httpx.AsyncClient, utterance: Utteran
     self.check(utterance, streamed_samples(found))
 
 
-async def _pcm(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
+async def _pcm(self: Listeners, client: Client, utterance: Utterance) -> None:
     body = {**utterance.openai, "input": utterance.text, "response_format": "pcm"}
-    answer = await client.post("/v1/audio/speech", json=body)
+    answer = await client.http.post("/v1/audio/speech", json=body)
     _must_be_ok(answer)
     self.check(utterance, np.frombuffer(answer.content, "<i2"))
 
 
-async def _speech_events(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
+async def _speech_events(self: Listeners, client: Client, utterance: Utterance) -> None:
     body = {**utterance.openai, "input": utterance.text, "response_format": "pcm", "stream_format": "sse"}
-    answer = await client.post("/v1/audio/speech", json=body)
+    answer = await client.http.post("/v1/audio/speech", json=body)
     _must_be_ok(answer)
     found = list(events(answer.text.splitlines()))
     _must_be_over(found, "speech.audio.done")
@@ -180,18 +190,18 @@ async def _speech_events(self: Listeners, client: httpx.AsyncClient, utterance: 
     self.check(utterance, np.frombuffer(sound, "<i2"))
 
 
-async def _mp3(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
+async def _mp3(self: Listeners, client: Client, utterance: Utterance) -> None:
     body = {**utterance.openai, "input": utterance.text, "response_format": "mp3"}
-    answer = await client.post("/v1/audio/speech", json=body)
+    answer = await client.http.post("/v1/audio/speech", json=body)
     _must_be_ok(answer)
     seconds = (await asyncio.to_thread(decode, answer.content)).duration
     expected = self.sounds[utterance][1] / SAMPLES_A_SECOND
     assert abs(seconds - expected) < 0.15, f"{seconds} s instead of {expected} s"
 
 
-async def _websocket(self: Listeners, client: httpx.AsyncClient, utterance: Utterance) -> None:
+async def _websocket(self: Listeners, client: Client, utterance: Utterance) -> None:
     address = self.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
-    async with connect(address, open_timeout=SECONDS) as socket:
+    async with connect(address, open_timeout=SECONDS, local_addr=(client.address, 0)) as socket:
         await socket.send(json.dumps({"type": "session.config", **utterance.openai}))
         await socket.send(json.dumps({"type": "input.text", "text": utterance.text}))
         await socket.send(json.dumps({"type": "input.done"}))
@@ -210,7 +220,7 @@ async def _websocket(self: Listeners, client: httpx.AsyncClient, utterance: Utte
         self.check(utterance, np.frombuffer(sound, "<i2"))
 
 
-WAYS: dict[str, Callable[[Listeners, httpx.AsyncClient, Utterance], Awaitable[None]]] = {
+WAYS: dict[str, Callable[[Listeners, Client, Utterance], Awaitable[None]]] = {
     "generate": _whole,
     "generate-stream": _events,
     "pcm": _pcm,

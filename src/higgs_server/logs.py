@@ -41,11 +41,11 @@ def set_up_logging(level: str, log_file: Path | None, log_format: LogFormat = "t
     for handler in handlers:
         handler.setFormatter(_JsonLine() if log_format == "json" else _TextLine(_TEXT))
         handler.addFilter(_with_request_id)
+        handler.addFilter(_OnceASecond())
     logging.basicConfig(level=level, handlers=handlers, force=True)
     logging.captureWarnings(True)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("asyncio").addFilter(_OnceASecond())
     # Our own line a request says more than uvicorn's.
     logging.getLogger("uvicorn.access").disabled = True
     if problem is not None:

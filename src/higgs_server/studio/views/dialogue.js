@@ -81,7 +81,6 @@ function makeMissing() {
 async function make(lines) {
   if (maker.running) return say(t("dialogue.busy"));
   try {
-    await dialogue.save();
     await maker.run(lines, { made: () => null, make: (line) => dialogue.newTake(line), join: false });
     if (lines.length > 1 && maker.done === lines.length) say(t("dialogue.made", { count: lines.length }));
     if (lines.length === 1 && sounding(lines[0])) player.play(sounding(lines[0]).sound);
@@ -107,7 +106,7 @@ function drawProgress() {
 async function playFrom(line) {
   const lines = dialogue.lines.slice(dialogue.lines.indexOf(line)).filter(sounding);
   if (!lines.length) return say(t("dialogue.nothing"));
-  await speech.stop();
+  while (speech.running) await speech.stop();
   attempt(() => speech.run(lines, { made: sounding, make: null, pause: ({ pause }) => pause }));
   player.play(speech.sound);
 }

@@ -112,7 +112,7 @@ async function playFrom(piece) {
   const pieces = spoken();
   const first = pieces.findIndex((other) => reading.pieces.indexOf(other) >= reading.pieces.indexOf(piece));
   if (first < 0) return;
-  await series.stop();
+  while (series.running) await series.stop();
   await speak(pieces.slice(first));
 }
 
@@ -120,7 +120,6 @@ async function playFrom(piece) {
 async function speak(pieces, { again = false } = {}) {
   if (series.running) return say(t("dialogue.busy"));
   try {
-    await reading.save();
     const run = series.run(pieces, { made: (piece) => (!again && ready(piece) ? reading.takeOf(piece) : null), make: (piece) => reading.newTake(piece) });
     player.play(series.sound);
     await run;

@@ -15,7 +15,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.soak]
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ["test_native.py", "test_openai.py", "test_conversation.py", "test_bad_input.py"]
-OF_ONE_PROCESS = ["leaves_stops", "logged", "cut_off", "closing_in_the_middle", "refused_before_it_is_read"]
+OF_ONE_PROCESS = [
+    "leaves_stops",
+    "logged",
+    "the_log_has",
+    "cut_off",
+    "closing_in_the_middle",
+    "refused_before_it_is_read",
+]
 """Words in the names of tests that watch one server's log, or its socket: Ray Serve's proxy reads a body to its end."""
 
 

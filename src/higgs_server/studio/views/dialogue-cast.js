@@ -58,7 +58,8 @@ export function cast(dialogue) {
 
   function giveVoices() {
     for (const speaker of library.voices.length ? voiceless.splice(0) : []) {
-      if (speaker.voice === null) dialogue.setSpeaker(speaker, { voice: freeVoice() });
+      const heard = dialogue.lines.some((line) => line.speaker === speaker.id && dialogue.takeOf(line));
+      if (speaker.voice === null && !heard) dialogue.setSpeaker(speaker, { voice: freeVoice() });
     }
   }
 

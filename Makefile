@@ -16,7 +16,7 @@ EXTRA := [higgs]
 MODEL :=
 endif
 
-.PHONY: help serve setup test test-browser test-ray soak lint format bench clean
+.PHONY: help serve setup chromium test test-browser test-ray soak lint format bench clean
 
 help:
 	@echo "make serve   start the server (PORT=, ARGS=)     make test   run every test"
@@ -45,14 +45,17 @@ $(VENV)/.all: pyproject.toml requirements.lock | $(VENV)/bin/python
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then $(PIP) --no-deps misaki; fi
 	@touch $@ $(VENV)/.base
 
+# Debian's, fetched where it is missing and one may.
+chromium:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } || \
+		echo "Chromium is missing (sudo apt-get install chromium): what needs it is left out of make test"
+
 # Two at a time, a file's tests together: they share its servers.
-test: $(VENV)/.all
+test: $(VENV)/.all chromium
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# The studio in Debian's Chromium, which is fetched where it is missing and one may.
-test-browser: $(VENV)/.all
-	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } || \
-		{ echo "Chromium is missing: sudo apt-get install chromium"; exit 1; }
+# The studio in a real browser.
+test-browser: $(VENV)/.all chromium
 	$(BIN)/python -m pytest -m browser -n 2 --dist loadfile $(ARGS)
 
 # A Ray cluster of two nodes on this machine, which it has for itself.

@@ -22,7 +22,7 @@ import soxr
 RATE = 24_000
 Samples = npt.NDArray[np.float32]
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _BLOCK = 1 << 16
 
 
@@ -63,7 +63,7 @@ def browser_page() -> Iterator[Any]:
 
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"]) as browser,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
     ):
         yield browser.new_page()
 

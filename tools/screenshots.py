@@ -18,10 +18,11 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from browser.conftest import CHROMIUM, FLAGS, SPOKEN
+from browser.conftest import FLAGS, SPOKEN
 from browser.studio import Studio
 from browser.test_dialogue import Dialogue
 from browser.test_longtext import LongText
+from decoders import CHROMIUM
 from make_tiny_checkpoint import make_tiny_checkpoint
 from server_process import ServerProcess
 

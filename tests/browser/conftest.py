@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from browser.studio import Studio
+from decoders import CHROMIUM
 from make_tiny_checkpoint import make_tiny_checkpoint
 from server_process import ROOT, FaultyServer, ServerProcess
 
-CHROMIUM = "/usr/bin/chromium"
 SPOKEN = ROOT / "examples/voice_prompts/belinda.wav"
 """What the microphone hears, again and again."""
 FLAGS = (
@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One Chromium for all tests."""
+    assert CHROMIUM, "Chromium is missing: sudo apt-get install chromium"
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         flags = [*FLAGS.split(), f"--use-file-for-fake-audio-capture={SPOKEN}"]

@@ -16,7 +16,7 @@ import pytest
 
 from answers import events, generated_samples, streamed_samples
 from conversing import connected, say, sound
-from decoders import BROWSER, RATE, Samples, adts_seconds, browser_page, decode, decode_in_browser
+from decoders import CHROMIUM, RATE, Samples, adts_seconds, browser_page, decode, decode_in_browser
 from ears import hear_english, word_error_rate
 from higgs_server.audio.encoders import FORMATS
 from server_process import ServerProcess
@@ -36,7 +36,7 @@ def speech(client: httpx.Client, form: str, text: str = SENTENCE, **fields: Any)
 def independently_decoded(data: bytes, form: str) -> Samples:
     if form != "aac":
         return decode(data, form)
-    if BROWSER is None:
+    if CHROMIUM is None:
         pytest.skip("this machine has no browser to decode AAC with")
     assert abs(adts_seconds(data) - len(decode(data, form)) / RATE) < 0.001
     with browser_page() as page:
@@ -139,7 +139,7 @@ def test_an_unknown_format_is_refused(client: httpx.Client) -> None:
     assert "flac" in answer.json()["message"]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="this machine has no browser")
+@pytest.mark.skipif(CHROMIUM is None, reason="this machine has no browser")
 def test_a_browser_plays_what_is_streamed(client: httpx.Client) -> None:
     spoken = decode(speech(client, "pcm").content, "pcm")
     with browser_page() as page:

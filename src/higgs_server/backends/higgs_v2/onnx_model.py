@@ -1,8 +1,8 @@
 """The language model on a CPU without much memory bandwidth: quantised weights, decode steps by ONNX Runtime.
 
 A step reads every weight once, which MatMulNBits does in the form they are stored in. A prompt has many rows for each
-weight: unpacking the weights for torch's products is faster there (335 rows: 2.3 times on a CPU that multiplies
-bfloat16), so prompts take the network's own way, over the same KV cache. Only the steps' weights are in the session's
+weight: unpacking the weights for torch's products seems about twice as fast there (335 rows, a CPU that multiplies
+bfloat16, separate runs on a busy machine), so prompts take the network's own way, over the same KV cache. Only the steps' weights are in the session's
 memory; those of the prompt are read from the mapped file and let go.
 """
 

@@ -41,8 +41,8 @@ FORMAT = 1
 _PRODUCTS = ("qkv", "out", "gate_up", "down")
 _QUANTIZED = {"none": (), "int8": _PRODUCTS, "int4": (*_PRODUCTS, "head")}
 _WIDE = ("qkv", "head")
-"""In 8 bits in int4. qkv is a sixth of the weights of a step; in two layers of random weights with outliers, 4 bits
-in it do more harm than in all the rest together (what it gains: bench/RESULTS.md)."""
+"""In 8 bits in int4. In two layers of random weights with outliers, 4 bits in qkv alone gave the logits a relative
+error of 0.51, in out 0.23, in gate_up 0.24, in down 0.17. What it gains in all: bench/RESULTS.md."""
 _PARTIAL = ".partial"
 _PARTIAL_SECONDS = 3600
 """A partial file that nobody has written to for so long is left over from a process that was killed."""

@@ -2,8 +2,8 @@
 
 A step reads every weight once, which MatMulNBits does in the form they are stored in. A prompt has many rows for each
 weight: unpacking the weights for torch's products seems about twice as fast there (335 rows, a CPU that multiplies
-bfloat16, separate runs on a busy machine), so prompts take the network's own way, over the same KV cache. Only the steps' weights are in the session's
-memory; those of the prompt are read from the mapped file and let go.
+bfloat16, separate runs on a busy machine), so prompts take the network's own way, over the same KV cache. Only the
+steps' weights are in the session's memory; those of the prompt are read from the mapped file and let go.
 """
 
 from __future__ import annotations

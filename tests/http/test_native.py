@@ -156,15 +156,16 @@ def test_two_speakers_take_turns(client: httpx.Client) -> None:
 
 
 def test_a_client_that_leaves_stops_what_speaks_for_it(server: ServerProcess) -> None:
-    text = " ".join([SIX_SENTENCES] * 20)
+    # More than any machine speaks in a second: in pieces, for max_new_tokens ends each of them.
+    body = {"text": " ".join([SIX_SENTENCES] * 200), "chunk_method": "word"}
     with (
         httpx.Client(base_url=server.url, timeout=120) as client,
-        client.stream("POST", "/generate-stream", json={"text": text}, headers={"x-request-id": "leaver"}) as answer,
+        client.stream("POST", "/generate-stream", json=body, headers={"x-request-id": "leaver"}) as answer,
     ):
         next(events(answer.iter_lines()))
     server.wait_for(r"\[leaver\] higgs_server.access: POST /generate-stream")
     with httpx.Client(base_url=server.url) as client, pytest.raises(httpx.ReadTimeout):
-        client.post("/generate", json={"text": text}, headers={"x-request-id": "impatient"}, timeout=1)
+        client.post("/generate", json=body, headers={"x-request-id": "impatient"}, timeout=1)
     server.wait_for(r"\[impatient\] higgs_server.access: POST /generate (499|closed)", seconds=30)
 
 

@@ -38,6 +38,7 @@ HIGGS = "bosonai/higgs-audio-v2-generation-3B-base"
 EMBEDDED = "embedded"
 ENV_PREFIX = "HIGGS_SERVER_"
 FILE = "higgs-server.toml"
+_CREDENTIALS = "credentials"
 TRACING_PACKAGES = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
 
 
@@ -55,6 +56,10 @@ def _location(value: object) -> object:
     kind, _, rest = value.partition("://")
     if kind in ("file", "local"):
         return Path(rest)
+    if any("@" in part.partition("/")[0] for part in value.split("://")[1:]):
+        raise PydanticCustomError(
+            _CREDENTIALS, "addresses are shown and logged: give credentials in the environment, not in the address"
+        )
     try:
         from fsspec import get_filesystem_class
 
@@ -286,7 +291,8 @@ def _bad_setting(error: ValidationError) -> BadSettings:
         return BadSettings(
             f"{FILE} has a setting {name!r}, which does not exist.", f"{FILE} 中的 {name!r} 不是设置项。"
         )
-    given = "" if name in ("api_key", "remote_api_key") else f", got {str(first['input'])!r}"
+    secret = name in ("api_key", "remote_api_key") or first["type"] == _CREDENTIALS
+    given = "" if secret else f", got {str(first['input'])!r}"
     where = f"--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()} or {name} in {FILE}"
     return BadSettings(f"{where}: {first['msg']}{given}.", f"设置 {name} 无效：{first['msg']}{given}。", param=name)
 

@@ -59,12 +59,20 @@ class SpeechError(Exception):
 
     status = 500
     code = "internal_error"
-    retry_after: int | None = None
 
-    def __init__(self, message: str, zh: str | None = None, *, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        zh: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ):
         super().__init__(message)
         self.zh = zh or message
         self.param = param
+        self.retry_after = retry_after
         if code:
             self.code = code
 
@@ -94,7 +102,7 @@ class ReadOnly(SpeechError):
 
 
 class StorageFailed(SpeechError):
-    """A folder that cannot be written, or that is full."""
+    """A folder that cannot be read or written, or that is full."""
 
     status, code = 507, "storage_failed"
 
@@ -147,15 +155,24 @@ class NotReady(SpeechError):
 
     status, code = 503, "not_ready"
 
-    def __init__(self, message: str, zh: str | None = None, *, retry_after: int | None = None, code: str | None = None):
-        super().__init__(message, zh, code=code)
-        self.retry_after = retry_after
-
 
 class LoadError(SpeechError):
     """A model cannot be had: hub out of reach, folder missing, not enough memory, extra not installed."""
 
     status, code = 503, "model_unavailable"
+
+
+_KINDS = {
+    "MemoryError": ("out of memory", "内存不足"),
+    "OutOfMemoryError": ("out of memory", "内存不足"),  # torch's
+    "ArithmeticError": ("the model's output is not finite", "模型输出不是有限数"),
+}
+
+
+def kind_of(error: Exception) -> tuple[str, str]:
+    """What a client may know of a library's exception, in English and Chinese: its text can have paths in it."""
+    name = type(error).__name__
+    return _KINDS.get(name, (name, name))
 
 
 class GenerationFailed(SpeechError):
@@ -164,11 +181,11 @@ class GenerationFailed(SpeechError):
     status, code = 500, "generation_failed"
 
     def __init__(self, cause: Exception) -> None:
-        """`cause` is told by its first line, and kept without its frames: they hold tensors, and clients the error."""
-        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        """`cause` is told by its kind, and kept without its frames: they hold tensors, and clients the error."""
+        kind, zh = kind_of(cause)
         super().__init__(
-            f"Generation failed ({reason}). Try again, and with another seed or reference clip if it fails again.",
-            f"生成失败（{reason}）。请重试；若再次失败，请更换种子或参考音频。",
+            f"Generation failed ({kind}). Try again, and with another seed or reference clip if it fails again.",
+            f"生成失败（{zh}）。请重试；若再次失败，请更换种子或参考音频。",
         )
         self.__cause__ = cause.with_traceback(None)
 

@@ -119,3 +119,11 @@ def test_only_under_the_default_examples_lie_the_shipped_ones(empty_folder: Path
     assert shipped_examples(Path("examples/voice_prompts")) == shipped
     for other in (own, Path("voices"), Path("voice_prompts"), Path("examples"), Path("examples/nothing")):
         assert shipped_examples(other) is None
+
+
+@pytest.mark.parametrize("address", ["ftp://me:s3cret@host/dir", "simplecache::ftp://me:s3cret@host/dir"])
+def test_an_address_has_no_credentials_in_it(address: str) -> None:
+    with pytest.raises(BadSettings, match="in the environment") as refused:
+        Settings(voice_prompts_dir=address)
+    assert "s3cret" not in f"{refused.value} {refused.value.zh}"
+    assert Settings(voice_prompts_dir="memory://bucket/a@b").voice_prompts_dir == "memory://bucket/a@b"

@@ -22,7 +22,7 @@ from higgs_server.engine.runner import Runner, Ticket
 from higgs_server.engine.scheduler import Scheduler
 from higgs_server.engine.sequence import CodeFormat, Sequence, positions_of
 from higgs_server.telemetry import Tally
-from higgs_server.types import Cancelled, GenerationFailed, InvalidRequest, NotReady, SamplingParams
+from higgs_server.types import Cancelled, GenerationFailed, InvalidRequest, NotReady, SamplingParams, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -354,14 +354,14 @@ class Engine:
 
 def _trouble(fault: Exception, pause: float | None) -> NotReady:
     """`pause`: seconds until the engine begins anew, None if it gave up."""
-    reason = str(fault).partition("\n")[0]
+    kind, zh = kind_of(fault)
     if pause is None:
         return NotReady(
-            f"The engine died again and again ({reason}) and gave up: restart the server.",
-            f"引擎多次失败（{reason}），已停止重试：请重启服务。",
+            f"The engine died again and again ({kind}) and gave up: restart the server.",
+            f"引擎多次失败（{zh}），已停止重试：请重启服务。",
         )
     return NotReady(
-        f"The engine died ({reason}) and is starting again.",
-        f"引擎出错（{reason}），正在重新启动。",
+        f"The engine died ({kind}) and is starting again.",
+        f"引擎出错（{zh}），正在重新启动。",
         retry_after=math.ceil(pause),
     )

@@ -68,8 +68,7 @@ class Bucket(Folder):
             return None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time. Raises StorageFailed where nothing can be written."""
+    def _exclusive(self) -> Iterator[None]:
         mine = secrets.token_hex(8)
         try:
             self._take_lock(mine.encode())

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EISDIR
@@ -28,6 +29,11 @@ MOST_TRIES = 50
 MAX_TEXT_BYTES = 100_000
 
 
+def text(data: bytes | None) -> str | None:
+    """The content of a small UTF-8 file (with or without BOM), stripped; None where it is missing or empty."""
+    return (data or b"")[:MAX_TEXT_BYTES].decode("utf-8-sig", "replace").strip() or None
+
+
 class View:
     """A folder as it is at one moment. `versions` has its visible files; a version changes with the content."""
 
@@ -42,19 +48,32 @@ class View:
             elif new in found:
                 self.versions[name] = found[new]
 
-    def read(self, name: str) -> bytes | None:
-        """The content of a file, None where there is none. `name` may lead into a folder below, not out."""
+    def content(self, name: str) -> bytes | None:
+        """The content of a file, None where there is none. `name` may lead into a folder below, not out.
+
+        Raises StorageFailed where there is one that cannot be read: whoever writes it anew must not take it for none.
+        """
         new = self._change.get(name, name)
         for place in (new, name):
             # A file that has just moved into its place is found there.
-            with contextlib.suppress(OSError):
+            try:
                 return None if place is None else self._folder.open(place, self._found.get(place))
-        return None
+            except OSError as error:
+                failure = error
+        if name not in self.versions:
+            return None
+        why = failure.strerror or type(failure).__name__
+        raise StorageFailed(
+            f"{name} is there, but cannot be read ({why}). Check the server's rights to it.",
+            f"无法读取 {name}（{why}）。请检查访问权限。",
+        ) from failure
 
-    def text(self, name: str) -> str | None:
-        """A small UTF-8 text (with or without BOM), stripped; None where it is missing or empty."""
-        data = self.read(name) or b""
-        return data[:MAX_TEXT_BYTES].decode("utf-8-sig", "replace").strip() or None
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None where there is none that can be read."""
+        try:
+            return self.content(name)
+        except StorageFailed:
+            return None
 
     def version(self, name: str) -> str | None:
         """Of a visible file, or of one in a folder below; None where there is none."""
@@ -70,6 +89,8 @@ class Folder:
         """`shipped` says that files of the server itself lie in it."""
         self.path = path
         self.shipped = shipped
+        self._writer: int | None = None
+        """The thread that holds the lock."""
 
     def read(self, use: Callable[[View], Result]) -> Result:
         """What `use` makes of the folder at one moment. It runs again where the folder has changed meanwhile.
@@ -81,7 +102,12 @@ class Folder:
             if CHANGE in found:
                 self._finish_if_abandoned()
                 found = self._scan()
-            result = use(View(self, found, self._change() if CHANGE in found else {}))
+            try:
+                result = use(View(self, found, self._change() if CHANGE in found else {}))
+            except StorageFailed:
+                if self._scan() == found:
+                    raise
+                continue
             if self._scan() == found:
                 return result
         # Somebody writes without a pause: now they wait.
@@ -101,7 +127,20 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time. Raises StorageFailed where the folder cannot be written."""
+        """One writer at a time, who may lock again. Raises StorageFailed where the folder cannot be written."""
+        me = threading.get_ident()
+        if self._writer == me:
+            yield
+            return
+        with self._exclusive():
+            self._writer = me
+            try:
+                yield
+            finally:
+                self._writer = None
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
         import fcntl
 
         try:

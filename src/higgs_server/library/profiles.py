@@ -31,10 +31,13 @@ class ProfileLibrary:
         self._layers = layers(folder)
 
     def list(self) -> list[Profile]:
-        """All profiles by name. A file that is no YAML mapping counts as empty, with a warning in the log."""
+        """All profiles by name. A file that is no YAML mapping counts as empty, with a warning in the log.
+
+        Raises StorageFailed where the file cannot be read.
+        """
         found: dict[str, str] = {}
         for folder in reversed(self._layers):
-            data = folder.read(lambda view: view.read(PROFILE_FILE))
+            data = folder.read(lambda view: view.content(PROFILE_FILE))
             try:
                 found |= _descriptions(_parse(data))
             except ValueError as error:
@@ -70,7 +73,7 @@ class ProfileLibrary:
         """Raises NotFound, and ReadOnly for one that only ships."""
         with self._layers[0].locked():
             profile = self.get(name, "name")
-            data = self._layers[0].read(lambda view: view.read(PROFILE_FILE))
+            data = self._layers[0].read(lambda view: view.content(PROFILE_FILE))
             if profile.name not in _descriptions(self._own(data)):
                 raise ReadOnly(
                     f"{profile.name!r} ships with the server and cannot be removed; PUT changes it.",
@@ -81,7 +84,7 @@ class ProfileLibrary:
             return profile
 
     def _write(self, name: str, description: str) -> Profile:
-        data = self._layers[0].read(lambda view: view.read(PROFILE_FILE))
+        data = self._layers[0].read(lambda view: view.content(PROFILE_FILE))
         self._layers[0].change({PROFILE_FILE: _edited(data, self._own(data), name, description)})
         return Profile(name, description)
 

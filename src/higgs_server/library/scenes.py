@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from higgs_server.library.folder import Folder, View, layers
+from higgs_server.library.folder import Folder, View, layers, text
 from higgs_server.library.names import check_name, check_new_name, not_found
 from higgs_server.types import InvalidRequest, Scene
 
@@ -51,6 +51,6 @@ class SceneLibrary:
 
 def _scenes(folder: Folder, view: View) -> dict[str, Scene]:
     files = [file for file in sorted(view.versions) if file.endswith(".txt")]
-    texts = ((file, view.text(file)) for file in files)
-    named = ((normalize("NFC", PurePosixPath(file).stem), file, text) for file, text in texts)
-    return {name: Scene(name, text, folder.path / file) for name, file, text in named if text}
+    texts = ((file, text(view.read(file))) for file in files)
+    named = ((normalize("NFC", PurePosixPath(file).stem), file, words) for file, words in texts)
+    return {name: Scene(name, words, folder.path / file) for name, file, words in named if words}

@@ -7,11 +7,12 @@ that ships with the server.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
 
 from higgs_server.library import presets
-from higgs_server.library.folder import Folder, View, layers
+from higgs_server.library.folder import Folder, View, layers, text
 from higgs_server.library.names import check_name, check_new_name, not_found
 from higgs_server.library.presets import Preset
 from higgs_server.settings import Location
@@ -41,7 +42,8 @@ class VoiceLibrary:
         return [found[name] for name in sorted(found)]
 
     def get(self, name: str, param: str = "ref_audio") -> Voice:
-        """With its recording. Raises NotFound naming the voices that exist, InvalidRequest for what is no name."""
+        """With its recording. Raises NotFound naming the voices that exist, InvalidRequest for what is no name, and
+        StorageFailed for files that cannot be read."""
         name = check_name(name, param)
         for folder in self._layers:
             voice = folder.read(partial(_voice, folder, name))
@@ -125,19 +127,28 @@ def _pair(name: str, suffix: str, clip: bytes, transcript: str | None) -> dict[s
 
 def _voices(folder: Folder, view: View) -> dict[str, Voice]:
     entries = {name: entry for name, entry in _clips(view).items() if view.version(entry.clip)}
-    return {name: _as_voice(folder, view, name, entry, None) for name, entry in entries.items()}
+    return {name: _as_voice(folder, view, name, entry, view.read) for name, entry in entries.items()}
 
 
 def _voice(folder: Folder, name: str, view: View) -> Voice | None:
     entry = _clips(view).get(name)
-    recording = view.read(entry.clip) if entry else None
-    return _as_voice(folder, view, name, entry, recording) if entry and recording is not None else None
+    recording = view.content(entry.clip) if entry else None
+    if entry is None or recording is None:
+        return None
+    return _as_voice(folder, view, name, entry, view.content, recording)
 
 
-def _as_voice(folder: Folder, view: View, name: str, entry: Preset, recording: bytes | None) -> Voice:
+def _as_voice(
+    folder: Folder,
+    view: View,
+    name: str,
+    entry: Preset,
+    read: Callable[[str], bytes | None],
+    recording: bytes | None = None,
+) -> Voice:
     return Voice(
         name,
-        entry.transcript or view.text(_transcript_of(entry.clip)),
+        entry.transcript or text(read(_transcript_of(entry.clip))),
         folder.path / entry.clip,
         recording,
         version=view.version(entry.clip) or "",
@@ -162,12 +173,13 @@ def _clips(view: View) -> dict[str, Preset]:
 
 def _without(view: View, name: str) -> dict[str, bytes | None]:
     """The change after which a folder has no voice of that name."""
-    named = presets.read(view.read(presets.FILE))
+    table = view.content(presets.FILE)
+    named = presets.read(table)
     taken = {preset.clip for other, preset in named.items() if other != name}
     kept = taken | {_transcript_of(clip) for clip in taken}
     gone: dict[str, bytes | None] = {file: None for file in _files_of(view, name) if file not in kept}
     if name in named:
-        gone[presets.FILE] = presets.without(view.read(presets.FILE), name)
+        gone[presets.FILE] = presets.without(table, name)
         clip = named[name].clip
         gone |= {file: None for file in (clip, _transcript_of(clip)) if file in view.versions and file not in kept}
     return gone

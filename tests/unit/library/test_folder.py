@@ -8,12 +8,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from higgs_server.library import folder as module
+from higgs_server.library.bucket import Bucket
 from higgs_server.library.folder import CHANGE, LOCK, NEW, Folder, View
 from higgs_server.types import StorageFailed
 
@@ -192,3 +194,33 @@ def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
         return set(view.versions)
 
     assert folder.read(seen) == set(BEFORE)
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_writer_reads_what_does_not_hold_still_and_waits_for_nobody(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = filled(tmp_path) if kind == "folder" else Bucket(f"shelf://{filled(tmp_path).path}")
+    real, scans = folder._scan, count()
+    monkeypatch.setattr(folder, "_scan", lambda: {**real(), ".restless": str(next(scans))})
+
+    def write() -> None:
+        with folder.locked():
+            seen.append(content(folder))
+
+    seen: list[dict[str, bytes | None]] = []
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(60)
+    assert seen == [BEFORE]
+    assert content(folder) == BEFORE
+
+
+def test_a_file_that_is_lost_while_others_change_is_no_failure(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+
+    def use(view: View) -> bytes | None:
+        (tmp_path / "a.wav").unlink(missing_ok=True)
+        return view.content("a.wav")
+
+    assert folder.read(use) is None

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from higgs_server.library.folder import Folder
 from higgs_server.library.profiles import PROFILE_FILE, ProfileLibrary, _edited, _parse
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.types import AlreadyExists, InvalidRequest, NotFound, ReadOnly, StorageFailed
@@ -152,3 +153,32 @@ def test_scenes_are_written_and_go_before_those_that_ship(tmp_path: Path, monkey
     for name, content in (("empty", "x"), ("attic", " "), ("../x", "x"), ("", "x")):
         with pytest.raises(InvalidRequest):
             library.put(name, content, "x")
+
+
+def test_a_read_that_fails_erases_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ProfileLibrary(tmp_path)
+    library.add("calm", "A calm voice.")
+    before = library.file.read_bytes()
+    real = Folder.open
+    good = 0
+
+    def failing(self: Folder, name: str, version: str | None) -> bytes:
+        nonlocal good
+        if name == PROFILE_FILE:
+            good -= 1
+            if good < 0:
+                raise PermissionError(13, "Permission denied")
+        return real(self, name, version)
+
+    changes = (lambda: library.add("wild", "x"), lambda: library.update("calm", "x"), lambda: library.delete("calm"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "open", failing)
+        for change in changes:
+            for opened in (0, 1):  # first to see who is there, then to write
+                good = opened
+                with pytest.raises(StorageFailed, match=r"profile\.yaml .*Permission denied"):
+                    change()
+        good = 0
+        with pytest.raises(StorageFailed):
+            library.get("calm")
+    assert library.file.read_bytes() == before

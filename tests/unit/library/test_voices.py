@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from higgs_server.library.folder import Folder
 from higgs_server.library.voices import SHIPPED, VoiceLibrary
-from higgs_server.types import AlreadyExists, InvalidRequest, NotFound, ReadOnly, Voice
+from higgs_server.types import AlreadyExists, InvalidRequest, NotFound, ReadOnly, StorageFailed, Voice
 
 
 @pytest.fixture
@@ -232,3 +233,28 @@ def test_a_config_that_names_no_voices_harms_nobody(library: VoiceLibrary, table
 def test_a_listing_holds_no_recordings(library: VoiceLibrary) -> None:
     library.put("anna", b"a", None)
     assert library.list() == [Voice("anna", None, library.folder / "anna.wav", version=library.get("anna").version)]
+
+
+@pytest.mark.parametrize("lost", ["anna.wav", "anna.txt", "config.json"])
+def test_a_file_that_cannot_be_read_is_not_taken_for_none(
+    boson: VoiceLibrary, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    boson.put("anna", b"a", "A.")
+    before = {name: (boson.folder / name).read_bytes() for name in files(boson) if (boson.folder / name).is_file()}
+    real = Folder.open
+
+    def failing(self: Folder, name: str, version: str | None) -> bytes:
+        if name == lost:
+            raise PermissionError(13, "Permission denied")
+        return real(self, name, version)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "open", failing)
+        refused = [lambda: boson.update("anna", new_name="bert"), lambda: boson.delete("anna")]
+        if lost != "config.json":
+            refused.append(lambda: boson.get("anna"))
+        for attempt in refused:
+            with pytest.raises(StorageFailed, match=f"{lost} .*Permission denied"):
+                attempt()
+        assert "anna" in {voice.name for voice in boson.list()}
+    assert {name: (boson.folder / name).read_bytes() for name in before} == before

@@ -48,6 +48,7 @@ def set_up_logging(level: str, log_file: Path | None, log_format: LogFormat = "t
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Our own line a request says more than uvicorn's.
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").addFilter(_no_session)
     if problem is not None:
         log.warning("no log file: %s cannot be written (%s)", log_file, problem.strerror)
 
@@ -80,6 +81,11 @@ def _rounded(value: float | None) -> float | None:
 def _with_request_id(record: logging.LogRecord) -> bool:
     record.__dict__.setdefault("request_id", current_request.get().id)
     return True
+
+
+def _no_session(record: logging.LogRecord) -> bool:
+    """uvicorn's line about a WebSocket shows its query, where people put what is secret."""
+    return not str(record.msg).startswith('%s - "WebSocket ')
 
 
 class _OnceASecond(logging.Filter):

@@ -196,3 +196,14 @@ def test_asyncio_without_files_is_heard_once(capsys: pytest.CaptureFixture[str])
     console = capsys.readouterr().err
     assert 1 <= console.count("out of system resource") < 100
     assert "something else" in console
+
+
+def test_what_a_session_s_address_asks_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        set_up_logging("INFO", None)
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.info('%s - "WebSocket %s" [accepted]', "10.0.0.1:1", "/v1/audio/speech/stream?key=s3cret")
+    uvicorn.info("Started server process")
+    console = capsys.readouterr().err
+    assert "s3cret" not in console
+    assert "Started server process" in console

@@ -12,8 +12,21 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from higgs_server import __version__
+from higgs_server.library.voices import VoiceLibrary
 from higgs_server.logs import log_request
-from higgs_server.server import conversation, errors, native, openai, ops, plan, profiles, studio, uploads, voices
+from higgs_server.server import (
+    bodies,
+    conversation,
+    errors,
+    native,
+    openai,
+    ops,
+    plan,
+    profiles,
+    studio,
+    uploads,
+    voices,
+)
 from higgs_server.server.callers import Callers
 from higgs_server.server.edge import Edge
 from higgs_server.server.metrics import Metrics
@@ -37,17 +50,21 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        # Clips are encoded off the loop, one waiting for another: that must not hold up everybody's answers.
+        # Each stream that is sent encodes its sound off the loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64, thread_name_prefix="work"))
         model.start()
-        yield {"patience": settings.client_timeout}
+        yield {"patience": settings.client_timeout, "stopping": model.stopping}
         await asyncio.to_thread(model.close)  # connections that were cut off close meanwhile
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.model, app.state.metrics = model, metrics  # for whoever runs one or many of these
-    routers = [part.routes(settings, model) for part in (native, plan, openai, voices, profiles, uploads)]
+    app.state.large_bodies = asyncio.Semaphore(bodies.LARGE_AT_ONCE)
+    recordings = voices.Recordings(VoiceLibrary(settings.voice_prompts_dir), settings)
+    routers = [part.routes(settings, model) for part in (native, plan, openai)]
+    routers += [part.routes(settings, recordings) for part in (voices, uploads)]
+    routers.append(profiles.routes(settings))
     routers.append(conversation.routes(settings, model, callers))
     routers.append(ops.routes(settings, model, metrics))
     routers.append(studio.routes())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -23,6 +24,8 @@ Asked = TypeVar("Asked", bound=SpeechRequest)
 
 UPLOADED_VOICE = "upload"
 MAX_REF_TEXT_BYTES = 64 * 1024
+LARGE_BYTES, LARGE_AT_ONCE = 2**20, 8
+"""Bodies of that size and above, of which so many are read at the same time: each lies in memory whole."""
 
 
 async def read_speech_request(request: Request, model: type[Asked], settings: Settings) -> Asked:
@@ -35,7 +38,8 @@ async def read_speech_request(request: Request, model: type[Asked], settings: Se
 async def read_json(request: Request, model: type[Body]) -> Body:
     """A JSON body. Raises MalformedBody, WrongContentType or InvalidRequest."""
     _require_content_type(request, "application/json")
-    body = await request.body()
+    async with _turn_to_read(request):
+        body = await request.body()
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -57,6 +61,7 @@ async def read_upload(request: Request, settings: Settings) -> tuple[UploadForm,
         except ValidationError as error:
             raise invalid_request(error.errors(include_input=False)[0]) from None
         check_text_length(upload.text, settings)
+        check_text_length(upload.ref_text or "", settings, "ref_text")
         clip = await read_file(form, "ref_audio_file", settings.max_upload_mb * 2**20)
         transcript = upload.ref_text
         written = await read_text_file(form, "ref_text_file")
@@ -70,7 +75,10 @@ async def read_form(request: Request, max_files: int, settings: Settings) -> Asy
     """A multipart body; what is large in it lies on disk until the block ends. Raises 400, 415 or 507."""
     _require_content_type(request, "multipart/form-data")
     try:
-        form = await request.form(max_files=max_files, max_fields=50, max_part_size=8 * settings.max_text_length)
+        async with _turn_to_read(request):
+            # A text that is too long is told as such, where its field is known.
+            part = settings.max_upload_mb * 2**20
+            form = await request.form(max_files=max_files, max_fields=50, max_part_size=part)
     except (MultiPartException, HTTPException, ValueError):
         raise MalformedBody("The body is not a valid form.", "请求体不是有效的表单。") from None
     except OSError as error:
@@ -99,6 +107,16 @@ def check_text_length(text: str, settings: Settings, param: str = "text") -> Non
             f"{param} 共 {len(text)} 个字符，超过上限 {most}。请分段发送，或调大 --max-text-length。",
             param=param,
         )
+
+
+def _turn_to_read(request: Request) -> AbstractAsyncContextManager[None]:
+    """For the block that reads a body: large ones, and those that do not say how large they are, are read few at a
+    time."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) < LARGE_BYTES:
+        return nullcontext()
+    turns: asyncio.Semaphore = request.app.state.large_bodies
+    return turns
 
 
 def _require_content_type(request: Request, wanted: str) -> None:

@@ -35,20 +35,19 @@ class RateLimited(SpeechError):
 
     status, code = 429, "rate_limit"
 
-    def __init__(self, message: str, zh: str, retry_after: int) -> None:
-        super().__init__(message, zh)
-        self.retry_after = retry_after
-
 
 class Callers:
     """Belongs to the event loop. A caller goes by the name of its key, without keys by its address."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises BadSettings where the file of keys cannot be used."""
+        """Raises BadSettings where the file of keys cannot be used, or a flag gives none."""
         given = settings.api_key.get_secret_value() if settings.api_key else ""
         self._flag_keys = [key.strip() for key in given.split(",") if key.strip()]
+        if given and not self._flag_keys:
+            raise BadSettings("--api-key has no key in it.", "--api-key 中没有密钥。", param="api_key")
         self._file = settings.api_key_file
         self._written: int | None = None
+        self._complained = False
         self._names: dict[bytes, str] = {}
         """By digest of the key."""
         self._read_keys()
@@ -116,13 +115,17 @@ class Callers:
         try:
             written = self._file.stat().st_mtime_ns if self._file else 0
             if written == self._written:
+                self._complained = False
                 return
             named = read_key_file(self._file) if self._file else []
         except (BadSettings, OSError) as error:
             if self._written is None:
                 raise BadSettings(f"--api-key-file: {error}", f"--api-key-file：{error}") from None
-            log.exception("the keys stay as they were")
+            if not self._complained:
+                log.error("--api-key-file: %s; the keys stay as they were", error)
+                self._complained = True
             return
+        self._complained = False
         if self._written is not None:
             log.info("%s has changed: %d keys", self._file, len(named))
         self._written = written
@@ -132,8 +135,12 @@ class Callers:
 
 def read_key_file(file: Path) -> list[tuple[str, str]]:
     """(name, key) of each line: `name:key`, or a key alone; `#` begins a comment. Raises BadSettings, OSError."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise BadSettings(f"{file} is not a UTF-8 text.", f"{file} 不是 UTF-8 文本。") from None
     named = []
-    for number, line in enumerate(file.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -146,7 +146,7 @@ class Conversation:
 
     async def _speak(self, sentence: SpeechBody, index: int) -> None:
         self._callers.count(current_request.get().caller)
-        script = await asyncio.to_thread(plan_speech, sentence, self._model.get(), self._settings)
+        script = await self._model.plan(plan_speech, sentence, self._model.get(), self._settings)
         start = {
             "format": sentence.response_format,
             "sample_rate": SAMPLING_RATE,

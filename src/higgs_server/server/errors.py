@@ -57,9 +57,14 @@ def prefers_english(headers: Mapping[str, str]) -> bool:
     return ranks["en"] > ranks["zh"]
 
 
+def said(headers: Mapping[str, str], english: str, chinese: str) -> str:
+    """What is said in the client's language."""
+    return english if prefers_english(headers) else chinese
+
+
 def message_for(error: SpeechError, headers: Mapping[str, str]) -> str:
     """The error's sentence in the client's language."""
-    return str(error) if prefers_english(headers) else error.zh
+    return said(headers, str(error), error.zh)
 
 
 def error_body(error: SpeechError, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -138,7 +143,10 @@ def install(app: FastAPI) -> None:
     """Every error of every endpoint leaves through here."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return error_response(as_speech_error(error), request.headers, request.url.path)
+        response = error_response(as_speech_error(error), request.headers, request.url.path)
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)  # a 405 tells the methods that there are
+        return response
 
     async def nobody(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the log line says what happened

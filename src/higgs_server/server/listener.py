@@ -126,8 +126,8 @@ class WebSocketConnection(_ReadBy, WebSocketsSansIOProtocol):
     """A WebSocket whose session is ended by the application when the server stops, not in the middle of a word."""
 
     def shutdown(self) -> None:
-        """uvicorn's call when it stops."""
-        if not self.handshake_complete:
+        """uvicorn's call when it stops; the application knows of it only from `Listener`."""
+        if not (self.handshake_complete and self.app_state["stopping"].is_set()):
             super().shutdown()
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from higgs_server.backends import USE_EMBEDDED
 from higgs_server.server.admission import Admission
@@ -16,8 +21,13 @@ from higgs_server.types import LoadError, NotReady, SpeechError
 
 log = logging.getLogger(__name__)
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 SPEAKING = "speak"
 """The name of the threads that perform scripts (streaming.py)."""
+PLANNED_AT_ONCE = 16
+"""Clips that are decoded and encoded at the same time; a model encodes one after another."""
 LAST_STEP_SECONDS = 10.0
 """How long one is waited for at the end: it stops after the step or the sentence it is at."""
 
@@ -42,6 +52,8 @@ class ServedModel:
         self._lock = threading.Lock()
         self._loading = LoadState()
         self.admission = Admission(settings.max_waiting)
+        # Not those of everybody: sound that is on its way needs them, and one clip waits for another.
+        self._planners = ThreadPoolExecutor(PLANNED_AT_ONCE, thread_name_prefix="plan")
         self.stopping = asyncio.Event()
         """The server finishes what it has begun, and ends."""
 
@@ -63,6 +75,13 @@ class ServedModel:
             f"模型正在加载（{percent}），请稍后重试。",
             retry_after=2 if self._settings.model_path == EMBEDDED else 10,
         )
+
+    async def plan(
+        self, call: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
+    ) -> Result:
+        """What `call` returns, off the event loop: whatever comes before an utterance's turn and may take a while."""
+        work = partial(contextvars.copy_context().run, call, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._planners, work)
 
     @property
     def state(self) -> LoadState:

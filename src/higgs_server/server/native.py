@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -20,29 +18,22 @@ from higgs_server.audio.pcm import to_s16le
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
 from higgs_server.server.bodies import read_speech_request, read_upload, uploaded_voice
-from higgs_server.server.errors import as_speech_error, error_body, prefers_english
+from higgs_server.server.errors import as_speech_error, error_body, said
 from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import (
-    ERRORS,
-    UPLOAD_ERRORS,
-    GenerateBody,
-    Info,
-    SceneItem,
-    SceneList,
-    Spoken,
-    VoiceItem,
-    VoiceList,
-    generated_answer,
-    json_body,
-    upload_body,
+from higgs_server.server.openapi import ERRORS, generated_answer, json_body, upload_body
+from higgs_server.server.schemas import GenerateBody, Info, SceneItem, SceneList, Spoken, VoiceItem, VoiceList
+from higgs_server.server.streaming import (
+    STREAM_HEADERS,
+    ClientGone,
+    SpokenResponse,
+    event,
+    first_then_rest,
+    speak,
+    speak_whole,
 )
-from higgs_server.server.streaming import ClientGone, SpokenResponse, first_then_rest, speak, speak_whole
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import join
 from higgs_server.types import SAMPLING_RATE, AudioChunk, Script, Speech, SpeechRequest
-
-SUCCESS_ZH, SUCCESS_EN = "音频生成成功", "Audio generated"
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def routes(settings: Settings, model: ServedModel) -> APIRouter:
@@ -83,16 +74,16 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Speaks a text. The answer is JSON with a whole file in base64, or by `Accept: audio/*` the file itself."""
         body = await read_speech_request(request, GenerateBody, settings)
-        script = await asyncio.to_thread(model.get().plan, body)
+        script = await model.plan(model.get().plan, body)
         return await _answer(request, model, script, body)
 
-    @router.post("/generate-upload", responses={**generated_answer(), **UPLOAD_ERRORS}, openapi_extra=upload_body())
+    @router.post("/generate-upload", responses=generated_answer(), openapi_extra=upload_body())
     async def generate_upload(request: Request) -> Response:
         """Speaks a text with the voice of an uploaded clip, and answers as `/generate` does."""
         form, data, transcript = await read_upload(request, settings)
         synthesizer = model.get()
-        voice = None if data is None else await asyncio.to_thread(uploaded_voice, data, transcript, settings)
-        script = await asyncio.to_thread(synthesizer.plan, form, voice)
+        voice = None if data is None else await model.plan(uploaded_voice, data, transcript, settings)
+        script = await model.plan(synthesizer.plan, form, voice)
         return await _answer(request, model, script, form)
 
     @router.post(
@@ -104,7 +95,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate_stream(request: Request) -> Response:
         """Speaks a text and sends the PCM as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
         speech_request = await read_speech_request(request, SpeechRequest, settings)
-        script = await asyncio.to_thread(model.get().plan, speech_request)
+        script = await model.plan(model.get().plan, speech_request)
         pieces = await first_then_rest(speak(model, script), request)
         return SpokenResponse(
             _events(request, script, pieces), pieces, media_type="text/event-stream", headers=STREAM_HEADERS
@@ -148,7 +139,7 @@ def _whole(request: Request, speech: Speech, body: GenerateBody) -> Response:
 
 def _spoken(request: Request, speech: Speech) -> Spoken:
     return Spoken(
-        message=SUCCESS_EN if prefers_english(request.headers) else SUCCESS_ZH,
+        message=said(request.headers, "Audio generated", "音频生成成功"),
         sampling_rate=speech.sampling_rate,
         duration=speech.duration,
         generated_text=speech.generated_text,
@@ -166,20 +157,16 @@ async def _events(request: Request, script: Script, pieces: AsyncIterator[AudioC
             heard.append(piece)
             if len(piece.samples):
                 audio = base64.b64encode(to_s16le(piece.samples)).decode()
-                yield _event({"type": "audio", "index": index, "audio_base64": audio, "sampling_rate": SAMPLING_RATE})
+                yield event({"type": "audio", "index": index, "audio_base64": audio, "sampling_rate": SAMPLING_RATE})
                 index += 1
             seconds += len(piece.samples) / SAMPLING_RATE
             # Chunks count from 1 for people.
-            yield _event(
+            yield event(
                 {"type": "progress", "chunk": piece.chunk + 1, "chunks": piece.chunks, "seconds": round(seconds, 3)}
             )
-        yield _event({"type": "done", **_spoken(request, join(script, heard)).model_dump()})
+        yield event({"type": "done", **_spoken(request, join(script, heard)).model_dump()})
     except ClientGone:
         return
     except Exception as error:
-        yield _event({"type": "error", **error_body(as_speech_error(error), request.headers)})
+        yield event({"type": "error", **error_body(as_speech_error(error), request.headers)})
     yield b"data: [DONE]\n\n"
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

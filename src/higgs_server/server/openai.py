@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -26,9 +25,8 @@ from higgs_server.audio.tempo import Tempo
 from higgs_server.server.bodies import check_text_length, read_json, uploaded_voice
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
-from higgs_server.server.native import STREAM_HEADERS
-from higgs_server.server.schemas import OPENAI_ERRORS, json_body
-from higgs_server.server.streaming import ClientGone, SpokenResponse, first_then_rest, speak
+from higgs_server.server.openapi import OPENAI_ERRORS, json_body
+from higgs_server.server.streaming import STREAM_HEADERS, ClientGone, SpokenResponse, event, first_then_rest, speak
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.text.chunk import count_words
@@ -64,7 +62,7 @@ OPENAI_VOICES = {
     "marin": "belinda",
     "cedar": "chadwick",
 }
-"""OpenAI's voices by the shipped ones that come nearest; a voice of the library with such a name goes first."""
+"""OpenAI's voices by the shipped ones that come nearest; one of library or model with such a name goes first."""
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that clients insist on; whatever `model` says, the loaded model speaks."""
 
@@ -127,7 +125,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def speech(request: Request) -> Response:
         """Speaks a text; the answer is the encoded sound, sent while it is made."""
         body = await read_json(request, SpeechBody)
-        script = await asyncio.to_thread(plan_speech, body, model.get(), settings)
+        script = await model.plan(plan_speech, body, model.get(), settings)
         spoken = speak(model, script) if count_words(script.text) else _pause()
         pieces = await first_then_rest(spoken, request)
         sound = EncodedSpeech(pieces, body)
@@ -161,9 +159,11 @@ def plan_speech(body: SpeechBody, synthesizer: Synthesizer, settings: Settings) 
     shared = SpeechRequest.model_fields.keys() & SpeechBody.model_fields.keys() - {"ref_audio"}
     fields = {name: getattr(body, name) for name in shared}
     clip = _clip(body.ref_audio, body.ref_text, settings) if body.ref_audio else None
+    info = synthesizer.backend.info
     if clip is None:
-        fields["ref_audio"] = _voice_name(body.voice, {voice.name for voice in synthesizer.voices.list()})
-    follows = Feature.SCENE in synthesizer.backend.info.features
+        known = {voice.name for voice in synthesizer.voices.list()}
+        fields["ref_audio"] = _voice_name(body.voice, known.union(info.extra.get("voices", ())))
+    follows = Feature.SCENE in info.features
     scene = Scene("instructions", body.instructions.strip()) if body.instructions and follows else None
     # Clients try a key with a single full stop, and agents send what a language model writes, an emoji alone too.
     # OpenAI answers with sound; so do we, once all the rest of the request has been checked.
@@ -179,7 +179,7 @@ def plan_speech(body: SpeechBody, synthesizer: Synthesizer, settings: Settings) 
 
 
 def _voice_name(voice: str | VoiceId | None, known: set[str]) -> str | None:
-    """What `ref_audio` calls the voice. OpenAI's names stand for shipped voices, where the library has these."""
+    """What `ref_audio` calls the voice. OpenAI's names stand for shipped voices, where these are known."""
     name = voice.id if isinstance(voice, VoiceId) else voice
     alias = OPENAI_VOICES.get(name.lower()) if name else None
     return alias if name not in known and alias in known else name
@@ -245,15 +245,11 @@ async def _events(sound: EncodedSpeech, script: Script) -> AsyncIterator[bytes]:
     try:
         async with aclosing(sound.stream()) as stream:  # type: ignore[type-var]
             async for data in stream:
-                yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+                yield event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
         taken, made = count_words(script.text), round(sound.seconds * FRAMES_PER_SECOND)
         usage = {"input_tokens": taken, "output_tokens": made, "total_tokens": taken + made}
-        yield _event({"type": "speech.audio.done", "usage": usage})
+        yield event({"type": "speech.audio.done", "usage": usage})
     except ClientGone:
         return
     except Exception as error:
-        yield _event({"type": "error", **openai_error_body(as_speech_error(error))})
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
+        yield event({"type": "error", **openai_error_body(as_speech_error(error))})

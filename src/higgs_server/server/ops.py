@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from higgs_server import __version__
 from higgs_server.server import studio
-from higgs_server.server.errors import message_for, prefers_english
+from higgs_server.server.errors import message_for, said
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import ANY_ERRORS, Readiness
+from higgs_server.server.openapi import ANY_ERRORS
+from higgs_server.server.schemas import Readiness
 from higgs_server.settings import Settings
 
 
@@ -29,13 +30,12 @@ def routes(settings: Settings, model: ServedModel, measured: Metrics) -> APIRout
     async def ready(request: Request) -> Response:
         """200 while a model can speak; 503, with Retry-After where waiting helps, while it loads and when it failed."""
         state = model.state
-        english = prefers_english(request.headers)
         if state.error is not None:
             message = message_for(state.error, request.headers)
         elif state.status == "ready":
-            message = "Ready to speak." if english else "已就绪。"
+            message = said(request.headers, "Ready to speak.", "已就绪。")
         else:
-            message = "The model is loading." if english else "模型正在加载。"
+            message = said(request.headers, "The model is loading.", "模型正在加载。")
         body = Readiness(
             status=state.status,
             model=settings.model_path,

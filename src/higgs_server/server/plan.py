@@ -5,8 +5,6 @@ Needs no loaded model: until there is one, text and names are checked, and the a
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 
 from higgs_server.library.profiles import ProfileLibrary
@@ -14,7 +12,8 @@ from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
 from higgs_server.server.bodies import read_speech_request
 from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import ERRORS, Plan, PlannedChunk, json_body
+from higgs_server.server.openapi import ERRORS, json_body
+from higgs_server.server.schemas import Plan, PlannedChunk
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import draft
 from higgs_server.text.dialogue import speakers
@@ -34,7 +33,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         A dry run of `/generate`: the same body, refused for the same reasons, and nothing is spoken.
         """
         speech_request = await read_speech_request(request, SpeechRequest, settings)
-        return await asyncio.to_thread(_planned, speech_request)
+        return await model.plan(_planned, speech_request)
 
     def _planned(request: SpeechRequest) -> Plan:
         synthesizer = model.synthesizer

@@ -9,21 +9,14 @@ from fastapi import APIRouter, Request
 
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.server.bodies import read_json
-from higgs_server.server.errors import prefers_english
-from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import (
-    LIBRARY_ERRORS,
-    ProfileAnswer,
-    ProfileBody,
-    ProfileChange,
-    ProfileItem,
-    json_body,
-)
+from higgs_server.server.errors import said
+from higgs_server.server.openapi import LIBRARY_ERRORS, json_body
+from higgs_server.server.schemas import ProfileAnswer, ProfileBody, ProfileChange, ProfileItem
 from higgs_server.settings import Settings
 from higgs_server.types import Profile
 
 
-def routes(settings: Settings, model: ServedModel) -> APIRouter:
+def routes(settings: Settings) -> APIRouter:
     """The router of the profiles."""
     router = APIRouter(prefix="/profiles", tags=["profiles"], responses=LIBRARY_ERRORS)
     library = ProfileLibrary(settings.voice_prompts_dir)
@@ -33,7 +26,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         """The profiles that `ref_audio` can name, as `profile:NAME`."""
         found = [_item(profile) for profile in library.list()]
         return ProfileAnswer(
-            message=_said(request, "Profiles listed", "获取Profile列表成功"), profiles=found, count=len(found)
+            message=said(request.headers, "Profiles listed", "获取Profile列表成功"), profiles=found, count=len(found)
         )
 
     @router.post("", openapi_extra=json_body(ProfileBody))
@@ -42,7 +35,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         body = await read_json(request, ProfileBody)
         profile = await asyncio.to_thread(library.add, body.name, body.description)
         return ProfileAnswer(
-            message=_said(request, f"Profile '{profile.name}' created", f"Profile '{profile.name}' 创建成功"),
+            message=said(request.headers, f"Profile '{profile.name}' created", f"Profile '{profile.name}' 创建成功"),
             profile=_item(profile, body.characteristics),
         )
 
@@ -50,7 +43,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     def profile(name: str, request: Request) -> ProfileAnswer:
         """One profile."""
         found = library.get(name, "name")
-        return ProfileAnswer(message=_said(request, "Profile found", "获取Profile成功"), profile=_item(found))
+        return ProfileAnswer(message=said(request.headers, "Profile found", "获取Profile成功"), profile=_item(found))
 
     @router.put("/{name}", openapi_extra=json_body(ProfileChange))
     async def change(name: str, request: Request) -> ProfileAnswer:
@@ -61,7 +54,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         else:
             changed = await asyncio.to_thread(library.update, name, body.description)
         return ProfileAnswer(
-            message=_said(request, f"Profile '{changed.name}' updated", f"Profile '{changed.name}' 更新成功"),
+            message=said(request.headers, f"Profile '{changed.name}' updated", f"Profile '{changed.name}' 更新成功"),
             profile=_item(changed, body.characteristics),
         )
 
@@ -70,7 +63,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         """Removes a profile."""
         gone = await asyncio.to_thread(library.delete, name)
         return ProfileAnswer(
-            message=_said(request, f"Profile '{gone.name}' deleted", f"Profile '{gone.name}' 删除成功")
+            message=said(request.headers, f"Profile '{gone.name}' deleted", f"Profile '{gone.name}' 删除成功")
         )
 
     return router
@@ -78,7 +71,3 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
 
 def _item(profile: Profile, characteristics: dict[str, Any] | None = None) -> ProfileItem:
     return ProfileItem(name=profile.name, description=profile.description, characteristics=characteristics or {})
-
-
-def _said(request: Request, english: str, chinese: str) -> str:
-    return english if prefers_english(request.headers) else chinese

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 
 _WAITING_CHUNKS = 8
 _END = object()
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Result = TypeVar("Result")
 
 
@@ -94,6 +96,11 @@ async def speak_whole(request: Request, model: ServedModel, script: Script) -> l
             return [piece async for piece in pieces]
 
     return await _while_connected(request, collect())
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 class FirstThenRest:

@@ -13,22 +13,21 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 
 from higgs_server.library.scenes import SceneLibrary
-from higgs_server.library.voices import CLIP_SUFFIXES, VoiceLibrary
+from higgs_server.library.voices import CLIP_SUFFIXES
 from higgs_server.server.bodies import read_form, read_text_file
-from higgs_server.server.errors import prefers_english
-from higgs_server.server.model import ServedModel
+from higgs_server.server.errors import prefers_english, said
 from higgs_server.server.native import scene_items, voice_items
-from higgs_server.server.schemas import LIBRARY_ERRORS, RefAudio, UploadedScene, UploadedVoice, form_body
+from higgs_server.server.openapi import LIBRARY_ERRORS, form_body
+from higgs_server.server.schemas import RefAudio, UploadedScene, UploadedVoice
 from higgs_server.server.voices import Recordings, problem_items
 from higgs_server.settings import Settings
 from higgs_server.types import InvalidRequest, NotFound
 
 
-def routes(settings: Settings, model: ServedModel) -> APIRouter:
+def routes(settings: Settings, recordings: Recordings) -> APIRouter:
     """The router of the uploads."""
     router = APIRouter(tags=["uploads"], responses=LIBRARY_ERRORS)
-    voices, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    recordings = Recordings(voices, settings)
+    voices, scenes = recordings.library, SceneLibrary(settings.scene_prompts_dir)
 
     @router.post("/upload-audio", openapi_extra=form_body(
         {"audio_file": "NAME.wav, or another common format.", "text_file": "What is said in it."},
@@ -40,14 +39,13 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
             name, transcript = _name(form, "audio_file"), await read_text_file(form, "text_file")
             voice, problems = await recordings.keep(form, "audio_file", name, transcript, force=force, replace=True)
         found = await asyncio.to_thread(voice_items, voices)
-        english = prefers_english(request.headers)
         written = f"{voice.name}.txt" if voice.transcript else None
         file = f"{voice.name}.wav"
         return UploadedVoice(
-            message=f"Voice uploaded: {file}" if english else f"音频文件上传成功: {file}",
+            message=said(request.headers, f"Voice uploaded: {file}", f"音频文件上传成功: {file}"),
             uploaded_file=file,
             uploaded_txt_file=written,
-            warnings=problem_items(problems, english=english),
+            warnings=problem_items(problems, english=prefers_english(request.headers)),
             voices=found,
             count=len(found),
         )
@@ -63,7 +61,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         found = await asyncio.to_thread(scene_items, scenes)
         file = f"{scene.name}.txt"
         return UploadedScene(
-            message=f"Scene uploaded: {file}" if prefers_english(request.headers) else f"场景文件上传成功: {file}",
+            message=said(request.headers, f"Scene uploaded: {file}", f"场景文件上传成功: {file}"),
             uploaded_file=file,
             content=scene.content,
             scenes=found,
@@ -80,7 +78,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         except NotFound:
             file = None
         return RefAudio(
-            message="Checked" if prefers_english(request.headers) else "校验完成",
+            message=said(request.headers, "Checked", "校验完成"),
             exists=file is not None,
             resolved_file=file,
             search_dir=str(voices.folder if isinstance(voices.folder, str) else voices.folder.resolve()),

@@ -20,18 +20,8 @@ from higgs_server.library.names import check_new_name
 from higgs_server.library.voices import VoiceLibrary
 from higgs_server.server.bodies import read_file, read_form, read_json, read_text
 from higgs_server.server.errors import problem_body
-from higgs_server.server.model import ServedModel
-from higgs_server.server.schemas import (
-    OPENAI_LIBRARY_ERRORS,
-    Deleted,
-    LibraryVoice,
-    LibraryVoices,
-    NewVoice,
-    ProblemItem,
-    VoiceChange,
-    form_body,
-    json_body,
-)
+from higgs_server.server.openapi import OPENAI_LIBRARY_ERRORS, form_body, json_body
+from higgs_server.server.schemas import Deleted, LibraryVoice, LibraryVoices, NewVoice, ProblemItem, VoiceChange
 from higgs_server.settings import Settings
 from higgs_server.text.chunk import count_words
 from higgs_server.text.language import written_language
@@ -43,11 +33,10 @@ MAX_SAMPLE_SECONDS = 600.0
 """Longest clip of a folder that is played or measured."""
 
 
-def routes(settings: Settings, model: ServedModel) -> APIRouter:
+def routes(settings: Settings, recordings: Recordings) -> APIRouter:
     """The router of the voice library."""
     router = APIRouter(prefix="/v1/audio/voices", tags=["voices"], responses=OPENAI_LIBRARY_ERRORS)
-    library = VoiceLibrary(settings.voice_prompts_dir)
-    recordings = Recordings(library, settings)
+    library = recordings.library
     durations = Durations(library)
 
     def shown(voice: Voice) -> LibraryVoice:
@@ -117,10 +106,10 @@ def problem_items(problems: Sequence[Problem], *, english: bool) -> list[Problem
 
 
 class Recordings:
-    """Recordings on their way into the library and out of it."""
+    """Recordings on their way into the library and out of it: one of these a server, whichever endpoint they take."""
 
     def __init__(self, library: VoiceLibrary, settings: Settings) -> None:
-        self._library = library
+        self.library = library
         self._settings = settings
         self._turn = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -146,7 +135,7 @@ class Recordings:
         problems = check(samples, count_words(transcript) if transcript else None)
         if problems and not force:
             raise UnfitRecording(problems, param=param)
-        return self._library.put(name, wav.encode(tidy(samples)), transcript, replace=replace), problems
+        return self.library.put(name, wav.encode(tidy(samples)), transcript, replace=replace), problems
 
     async def as_wav(self, voice: Voice) -> bytes:
         """A voice's clip at 24 kHz, mono, 16 bit, whatever the folder holds. Raises BadAudio or TooLarge."""
@@ -168,14 +157,15 @@ class Durations:
     def of(self, voice: Voice) -> float | None:
         """Seconds, None for what cannot be read."""
         key = (voice.name, voice.version)
-        if key not in self._known:
-            self._known[key] = self._measured(voice.name)
-        return self._known[key]
+        known = self._known  # `keep_only` puts another one in its place, in another thread
+        if key not in known:
+            known[key] = self._measured(voice.name)
+        return known[key]
 
     def keep_only(self, voices: Sequence[Voice]) -> None:
         """Forgets all the others."""
         wanted = {(voice.name, voice.version) for voice in voices}
-        self._known = {key: seconds for key, seconds in self._known.items() if key in wanted}
+        self._known = {key: seconds for key, seconds in self._known.copy().items() if key in wanted}
 
     def _measured(self, name: str) -> float | None:
         try:

@@ -49,22 +49,41 @@ def test_a_file_that_changes_counts_at_once_and_a_broken_one_changes_nothing(tmp
     file = tmp_path / "keys"
     file.write_text("alice:old")
     callers = with_keys(api_key_file=file)
-    for text, old, new in (("alice:new", None, "alice"), ("broken:", None, "alice"), ("", None, "alice")):
-        file.write_text(text)
+    for text in (b"alice:new", b"broken:", b"", b"alice:\xff"):
+        file.write_bytes(text)
         stamp = file.stat().st_mtime_ns + 1_000_000_000
         import os
 
         os.utime(file, ns=(stamp, stamp))
-        assert (name_of(callers, "old"), name_of(callers, "new")) == (old, new)
+        assert (name_of(callers, "old"), name_of(callers, "new")) == (None, "alice")
     file.unlink()
     assert name_of(callers, "new") == "alice"
 
 
-@pytest.mark.parametrize("text", [None, "", "# nothing\n", "alice:\n", ":key\n"])
-def test_a_file_that_is_no_use_is_told_at_the_start(tmp_path: Path, text: str | None) -> None:
+def test_a_broken_file_is_told_once_until_it_is_good_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, away = tmp_path / "keys", tmp_path / "away"
+    file.write_text("alice:key")
+    callers = with_keys(api_key_file=file)
+    for _ in range(2):
+        file.rename(away)
+        for _ in range(3):
+            assert name_of(callers, "key") == "alice"
+        away.rename(file)
+        assert name_of(callers, "key") == "alice"
+    assert [record.exc_info for record in caplog.records if record.levelname == "ERROR"] == [None, None]
+
+
+@pytest.mark.parametrize("given", [",", " , ", " "])
+def test_a_flag_without_a_key_is_not_taken_for_none(given: str) -> None:
+    with pytest.raises(BadSettings, match="no key"):
+        with_keys(api_key=given)
+
+
+@pytest.mark.parametrize("text", [None, b"", b"# nothing\n", b"alice:\n", b":key\n", b"\xff"])
+def test_a_file_that_is_no_use_is_told_at_the_start(tmp_path: Path, text: bytes | None) -> None:
     file = tmp_path / "keys"
     if text is not None:
-        file.write_text(text)
+        file.write_bytes(text)
     with pytest.raises(BadSettings, match="keys"):
         with_keys(api_key_file=file)
 

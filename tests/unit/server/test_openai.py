@@ -6,14 +6,16 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from higgs_server.server import openai
-from higgs_server.server.openai import EncodedSpeech, SpeechBody, VoiceId, _voice_name
-from higgs_server.types import AudioChunk
+from higgs_server.server.openai import EncodedSpeech, SpeechBody, VoiceId, _voice_name, plan_speech
+from higgs_server.settings import Settings
+from higgs_server.types import AudioChunk, ModelInfo, SamplingParams, Script, SpeechRequest, Voice
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,18 @@ def test_who_leaves_while_a_thread_encodes_waits_for_nothing_and_the_encoder_is_
 
     asyncio.run(leave())
     assert not encoder.closed_while_encoding
+
+
+def test_a_voice_of_the_model_itself_goes_before_one_that_stands_for_it() -> None:
+    info = ModelInfo("remote", "elsewhere", frozenset(), 100, extra={"voices": ("alloy",)})
+    asked: list[SpeechRequest] = []
+
+    def plan(request: SpeechRequest, *_: object) -> Script:
+        asked.append(request)
+        return Script((request.text,), SamplingParams())
+
+    library = SimpleNamespace(list=lambda: [Voice("en_woman"), Voice("en_man")])
+    synthesizer: Any = SimpleNamespace(voices=library, backend=SimpleNamespace(info=info), plan=plan)
+    for voice in ("alloy", "echo"):
+        plan_speech(SpeechBody(input="Hello.", voice=voice), synthesizer, Settings())
+    assert [request.ref_audio for request in asked] == ["alloy", "en_man"]

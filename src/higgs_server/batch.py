@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -28,9 +29,12 @@ from higgs_server.types import (
     Cancellation,
     Cancelled,
     FinishReason,
+    GenerationFailed,
     InvalidRequest,
     LoadError,
     NotReady,
+    Script,
+    Speech,
     SpeechError,
     SpeechRequest,
     invalid_request,
@@ -40,6 +44,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.jsonl"
 MAX_LINE_BYTES = 4 * 2**20
+ATTEMPTS = 20
+"""Times that one line is tried while the model says that it will be back: an engine that died begins anew."""
 _PARTIAL = ".partial"
 """What is being written; it gets its name when it is whole."""
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n}/{total} lines, {remaining} left{postfix}"
@@ -210,8 +216,7 @@ def _count_lines(source: Path) -> int:
 def speak_line(synthesizer: Synthesizer, line: Line, cancellation: Cancellation) -> Outcome:
     """One line, as `/generate` answers it. Raises NotReady or LoadError where no other line would fare better."""
     try:
-        script = synthesizer.plan(line.request)
-        speech = join(script, list(synthesizer.perform(script, cancellation)))
+        speech = _speech(synthesizer, synthesizer.plan(line.request), cancellation)
     except (NotReady, LoadError, Cancelled):
         raise
     except SpeechError as error:
@@ -221,6 +226,28 @@ def speak_line(synthesizer: Synthesizer, line: Line, cancellation: Cancellation)
         return Outcome(Record(line.id, line.number, error=f"failed here ({type(error).__name__}: {error})"))
     record = Record(line.id, line.number, speech.seed, round(speech.duration, 3), speech.finish_reason)
     return Outcome(record, wav.encode(speech.samples))
+
+
+def _speech(synthesizer: Synthesizer, script: Script, cancellation: Cancellation) -> Speech:
+    """Waits for a model that will be back, and gives one that failed a second chance: it may have died of another."""
+    over = threading.Event()
+    cancellation.on_cancel(over.set)
+    attempts = failures = 0
+    while True:
+        attempts += 1
+        one = Cancellation()
+        cancellation.on_cancel(one.cancel)
+        try:
+            return join(script, list(synthesizer.perform(script, one)))
+        except NotReady as error:
+            if error.retry_after is None or attempts == ATTEMPTS:
+                raise
+            if over.wait(error.retry_after):
+                raise Cancelled from None
+        except SpeechError as error:
+            failures += 1
+            if error.code != GenerationFailed.code or failures == 2:
+                raise
 
 
 def speak_here(synthesizer: Synthesizer, lines: Iterator[Line]) -> Iterator[Outcome]:

@@ -13,7 +13,18 @@ import pytest
 import torch
 
 from fake_model import FakeModel, prompt
-from higgs_server.batch import MANIFEST, Line, Outcome, Record, Results, read_lines, run, speak_here
+from higgs_server.batch import (
+    ATTEMPTS,
+    MANIFEST,
+    Line,
+    Outcome,
+    Record,
+    Results,
+    read_lines,
+    run,
+    speak_here,
+    speak_line,
+)
 from higgs_server.engine.engine import Engine
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.library.scenes import SceneLibrary
@@ -22,7 +33,9 @@ from higgs_server.synthesizer import Synthesizer
 from higgs_server.types import (
     AudioChunk,
     Cancellation,
+    Cancelled,
     Feature,
+    GenerationFailed,
     ModelInfo,
     NotReady,
     Script,
@@ -102,6 +115,55 @@ def test_an_engine_that_has_stopped_ends_the_batch(synthesizer: Synthesizer, tmp
     with pytest.raises(NotReady):
         run(source, tmp_path / "out", lambda lines: speak_here(synthesizer, lines))
     assert (tmp_path / "out" / MANIFEST).read_bytes() == b""
+
+
+class Faults(Frames):
+    """Raises what it is given, one for each call, before it speaks."""
+
+    def __init__(self, *faults: SpeechError) -> None:
+        super().__init__()
+        self.faults = list(faults)
+
+    def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
+        if self.faults:
+            raise self.faults.pop(0)
+        return super().speak(script, cancellation)
+
+
+def spoken(synthesizer: Synthesizer, *faults: SpeechError) -> Iterator[Outcome]:
+    synthesizer.backend.close()
+    synthesizer.backend = Faults(*faults)
+    return speak_here(synthesizer, lines(["One."]))
+
+
+def test_a_model_that_will_be_back_is_waited_for(synthesizer: Synthesizer) -> None:
+    died = GenerationFailed(RuntimeError("CUDA error"))
+    (outcome,) = spoken(synthesizer, died, *(NotReady("soon", retry_after=0) for _ in range(ATTEMPTS - 2)))
+    assert outcome.record.error is None
+    assert outcome.sound
+
+
+def test_a_model_that_never_comes_back_ends_the_batch(synthesizer: Synthesizer) -> None:
+    with pytest.raises(NotReady):
+        list(spoken(synthesizer, *(NotReady("soon", retry_after=0) for _ in range(ATTEMPTS))))
+    backend = synthesizer.backend
+    assert isinstance(backend, Faults)
+    assert backend.faults == []
+
+
+def test_a_line_that_fails_twice_has_failed(synthesizer: Synthesizer) -> None:
+    (outcome,) = spoken(synthesizer, *(GenerationFailed(RuntimeError("once more")) for _ in range(2)))
+    assert "Generation failed" in str(outcome.record.error)
+
+
+def test_leaving_ends_the_wait_for_a_model(synthesizer: Synthesizer) -> None:
+    line = next(lines(["One."]))
+    synthesizer.backend.close()
+    synthesizer.backend = Faults(NotReady("soon", retry_after=3600))
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        speak_line(synthesizer, line, cancellation)
 
 
 def test_leaving_early_stops_what_is_being_spoken(synthesizer: Synthesizer) -> None:

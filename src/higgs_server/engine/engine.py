@@ -18,6 +18,7 @@ from pathlib import Path
 from higgs_server.engine.guard import REPEAT_LIMIT
 from higgs_server.engine.handle import Handle
 from higgs_server.engine.interface import EngineStats, FrameModel, Run
+from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.runner import Runner, Ticket
 from higgs_server.engine.scheduler import Scheduler
 from higgs_server.engine.sequence import CodeFormat, Sequence, positions_of
@@ -61,7 +62,8 @@ class Engine:
         self._model = model
         self._format = CodeFormat.of(model)
         self._prefill_budget = prefill_budget or (512 if model.device.type == "cuda" else 64)
-        self._prefix_bytes, self._prefix_folder = prefix_bytes, prefix_folder
+        self._prefix_bytes = prefix_bytes
+        self._prefix_files = PrefixFiles(prefix_folder) if prefix_folder else None
         self._begin()
         self._handles: dict[Sequence, Handle] = {}
         self._tickets: deque[Ticket] = deque()
@@ -159,6 +161,8 @@ class Engine:
             self._closed = True
             self._wake.notify_all()
         self._thread.join()
+        if self._prefix_files is not None:
+            self._prefix_files.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -215,7 +219,7 @@ class Engine:
             slots=self.slots,
             max_len=self.max_len,
             prefix_bytes=self._prefix_bytes,
-            prefix_folder=self._prefix_folder,
+            prefix_files=self._prefix_files,
         )
 
     def _end_all(self, failure: BaseException) -> None:

@@ -2,7 +2,8 @@
 
 One safetensors file a prefix, named by its content's hash, in a folder that belongs to one network: keys and values
 mean nothing to another. A file appears whole or not at all, and what cannot be read or written is as if it were not
-there. Knows tensors and files; no sequences, no devices.
+there. A thread of its own writes them: a step of the engine is shorter than a disk takes. Knows tensors and files; no
+sequences, no devices.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from safetensors.torch import save
 
 logger = logging.getLogger(__name__)
 
+MAX_PENDING = 2
+"""Prefixes that may be on their way to the disk; what comes meanwhile is not kept."""
+
 
 class PrefixFiles:
     """The least recently used are removed beyond `max_bytes`."""
@@ -26,6 +32,8 @@ class PrefixFiles:
     def __init__(self, folder: Path, max_bytes: int = 2 * 2**30) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="prefixes")
+        self._room = threading.Semaphore(MAX_PENDING)
 
     def get(self, key: bytes) -> torch.Tensor | None:
         """The prefix, its pages still in the file; now the most recently used."""
@@ -44,7 +52,15 @@ class PrefixFiles:
         return prefix
 
     def put(self, key: bytes, prefix: torch.Tensor) -> None:
-        """Keeps a prefix, if there is room for it."""
+        """Keeps a prefix, if the disk has room and time for it; returns at once. The tensor must not change."""
+        if self._room.acquire(blocking=False):
+            self._writer.submit(self._write, key, prefix).add_done_callback(lambda _: self._room.release())
+
+    def close(self) -> None:
+        """Waits until all is written. Nothing is put afterwards. Idempotent."""
+        self._writer.shutdown()
+
+    def _write(self, key: bytes, prefix: torch.Tensor) -> None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as partial:

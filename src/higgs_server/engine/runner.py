@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -42,9 +41,9 @@ class Runner:
     """
 
     def __init__(
-        self, model: FrameModel, *, slots: int, max_len: int, prefix_bytes: int, prefix_folder: Path | None = None
+        self, model: FrameModel, *, slots: int, max_len: int, prefix_bytes: int, prefix_files: PrefixFiles | None = None
     ) -> None:
-        """`prefix_bytes` is what kept prefixes may take on the device; `prefix_folder` is where they stay on disk."""
+        """`prefix_bytes` is what kept prefixes may take on the device; `prefix_files` keep them longer."""
         self.format = CodeFormat.of(model)
         on_cuda = model.device.type == "cuda"
         self.lookahead = 1 if on_cuda else 0
@@ -55,7 +54,7 @@ class Runner:
         with torch.inference_mode():
             self._cache = KVCache(model, slots, max_len)
             self._state = SamplerState.new(slots, self.format, model.device)
-        self.prefixes = PrefixCache(prefix_bytes, PrefixFiles(prefix_folder) if prefix_folder else None)
+        self.prefixes = PrefixCache(prefix_bytes, prefix_files)
         self._keys: dict[Sequence, bytes] = {}
 
     @property
@@ -158,13 +157,14 @@ class Runner:
 
     @staticmethod
     def out_of_memory(error: Exception) -> bool:
-        """Whether less at once could have gone well; neither PyTorch nor ONNX Runtime has one type for it."""
-        return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
+        """Whether less at once could have gone well; neither PyTorch, cuBLAS nor ONNX Runtime has one type for it."""
+        said = str(error).lower()
+        return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in said or "out of memory" in said
 
     @staticmethod
     def lost(error: Exception) -> bool:
         """Whether the device will not answer this process any more: such an error comes back at every call."""
-        return "CUDA error" in str(error)
+        return "CUDA error" in str(error) and not Runner.out_of_memory(error)
 
     def spare_memory(self) -> None:
         """Gives up what is kept only to be faster."""

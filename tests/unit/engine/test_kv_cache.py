@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fake_model import FakeModel, prompt
 from higgs_server.engine.engine import Engine
 from higgs_server.engine.interface import AudioRun, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
-from higgs_server.engine.prefix_files import PrefixFiles
+from higgs_server.engine.prefix_files import MAX_PENDING, PrefixFiles
 from higgs_server.types import SamplingParams
 
 
@@ -96,9 +98,15 @@ def a_prefix(number: int) -> torch.Tensor:
     return torch.full((2, 2, 1, 100, 4), float(number))
 
 
+def put(files: PrefixFiles, key: bytes, prefix: torch.Tensor) -> None:
+    """And waits for the disk."""
+    PrefixCache(10**6, files).put(key, prefix)
+    files.close()
+
+
 def test_a_prefix_outlives_the_process(tmp_path: Path) -> None:
     folder = tmp_path / "model" / "prefixes"
-    PrefixCache(10**6, PrefixFiles(folder)).put(b"voice", a_prefix(3))
+    put(PrefixFiles(folder), b"voice", a_prefix(3))
     later = PrefixCache(10**6, PrefixFiles(folder))
     for _ in range(2):
         found = later.get(b"voice")
@@ -111,37 +119,60 @@ def test_a_prefix_outlives_the_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 3000])
 def test_a_damaged_file_is_a_miss_and_is_made_again(tmp_path: Path, size: int) -> None:
-    PrefixFiles(tmp_path).put(b"voice", a_prefix(3))
+    put(PrefixFiles(tmp_path), b"voice", a_prefix(3))
     (file,) = tmp_path.iterdir()
     os.truncate(file, size)
-    cache = PrefixCache(10**6, PrefixFiles(tmp_path))
-    assert cache.get(b"voice") is None
+    assert PrefixCache(10**6, PrefixFiles(tmp_path)).get(b"voice") is None
     assert not file.exists()
-    cache.put(b"voice", a_prefix(4))
+    put(PrefixFiles(tmp_path), b"voice", a_prefix(4))
     found = PrefixFiles(tmp_path).get(b"voice")
     assert found is not None
     assert torch.equal(found, a_prefix(4))
 
 
 def test_files_stay_within_their_bound_and_the_least_recently_used_go(tmp_path: Path) -> None:
-    files = PrefixFiles(tmp_path, max_bytes=3 * 7000)  # three of 6.4 kB and a header
+    def bounded() -> PrefixFiles:
+        return PrefixFiles(tmp_path, max_bytes=3 * 7000)  # three of 6.4 kB and a header
+
     for number in range(3):
-        files.put(bytes([number]), a_prefix(number))
+        put(bounded(), bytes([number]), a_prefix(number))
         os.utime(tmp_path / f"{number:02x}.safetensors", (number, number))
     (tmp_path / "left by a killed process").write_bytes(bytes(900))
     os.utime(tmp_path / "left by a killed process", (0, 0))
-    assert files.get(bytes([0])) is not None
-    files.put(bytes([3]), a_prefix(3))
-    assert [files.get(bytes([number])) is not None for number in range(4)] == [True, False, True, True]
+    assert bounded().get(bytes([0])) is not None
+    put(bounded(), bytes([3]), a_prefix(3))
+    assert [bounded().get(bytes([number])) is not None for number in range(4)] == [True, False, True, True]
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    cache = PrefixCache(10**6, PrefixFiles(tmp_path / "file"))
+    files = PrefixFiles(tmp_path / "file")
+    cache = PrefixCache(10**6, files)
     cache.put(b"voice", a_prefix(3))
+    files.close()
     assert b"voice" in cache
     assert cache.get(b"other") is None
+
+
+def test_a_slow_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+
+    def slowly(*arguments: Any) -> None:
+        assert ready.wait(60)
+        write(*arguments)
+
+    write = PrefixFiles._write
+    monkeypatch.setattr(PrefixFiles, "_write", slowly)
+    files = PrefixFiles(tmp_path)
+    cache = PrefixCache(10**6, files)
+    for number in range(MAX_PENDING + 1):
+        cache.put(bytes([number]), a_prefix(number))
+    assert list(tmp_path.iterdir()) == []
+    assert len(cache) == MAX_PENDING + 1
+    ready.set()
+    files.close()
+    assert {file.stem for file in tmp_path.iterdir()} == {f"{number:02x}" for number in range(MAX_PENDING)}
 
 
 def test_after_a_restart_only_what_is_new_is_prefilled(tmp_path: Path) -> None:

@@ -165,6 +165,23 @@ def test_a_slot_can_be_given_away_while_a_step_that_used_it_is_unread() -> None:
     assert finish(runner, second, stays) == [alone(4, 5, 6), alone(1, 2, 1)]
 
 
+@pytest.mark.parametrize(
+    ("error", "out_of_memory", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 4096"), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), False, True),
+        (ValueError("nothing of the kind"), False, False),
+    ],
+    ids=range(7),
+)
+def test_running_out_of_memory_is_no_loss_of_the_device(error: Exception, out_of_memory: bool, lost: bool) -> None:
+    assert (Runner.out_of_memory(error), Runner.lost(error)) == (out_of_memory, lost)
+
+
 def test_the_last_row_of_a_full_context_stays_inside_its_slot() -> None:
     """Prompt and answer fill the slot to its end; the neighbour keeps drawing beyond."""
     model = FakeModel()

@@ -27,6 +27,8 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+MAX_CLIP_SECONDS = 120.0
+"""Longest clip of a voice folder; no model's context would hold more."""
 MIN_RATE, MAX_RATE = 4_000, 768_000
 """Samples a second. Less is no speech, and a second of it could be made out of every few bytes."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from higgs_server.engine.interface import Backend
+from higgs_server.settings import EMBEDDED, HIGGS
 from higgs_server.types import LoadError, LoadOptions, Progress
 
 
@@ -25,14 +26,15 @@ BACKENDS = {
     "remote": BackendEntry("higgs_server.backends.remote"),
 }
 
-USE_EMBEDDED = "python api_server.py --model-path embedded"
+USE_EMBEDDED = f"python api_server.py --model-path {EMBEDDED}"
+USE_HIGGS = f"python api_server.py --model-path {HIGGS}"
 
 
 def backend_for(model_path: str) -> str:
     """The BACKENDS key that speaks for a --model-path."""
     if model_path.startswith(("http://", "https://")):
         return "remote"
-    return "embedded" if model_path == "embedded" else "higgs_v2"
+    return "embedded" if model_path == EMBEDDED else "higgs_v2"
 
 
 def load_backend(options: LoadOptions, progress: Progress) -> Backend:

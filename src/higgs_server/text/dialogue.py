@@ -1,4 +1,4 @@
-"""Dialogue: text with `[SPEAKERn]` tags -> turns. Knows no voices and does not change the words.
+"""Dialogue: text with `[SPEAKERn]` tags -> turns. Knows no voices but their number, and does not change the words.
 
 A tag opens a turn that lasts until the next tag, wherever on a line the tag stands. Besides the canonical
 `[SPEAKER0]` any letter case and spaces inside the brackets are understood (`[speaker 0]`): nobody who writes that
@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from higgs_server.text.traced import Traced
+from higgs_server.types import InvalidRequest
 
 # Four digits at most: what is longer is no speaker, and int() refuses thousands of digits.
 TAG = re.compile(r"\[[ \t]*SPEAKER[ \t]*(\d{1,4})[ \t]*\]", re.IGNORECASE)
@@ -59,3 +60,16 @@ def parse_turns(text: str) -> list[Turn]:
 def speakers(text: str) -> list[int]:
     """Numbers of the speakers whose tags occur, ascending, each once."""
     return sorted({int(number) for number in TAG.findall(text)})
+
+
+def check_speakers(text: str, voices: int) -> None:
+    """Raises InvalidRequest where so many voices are given, and one of the speakers has none."""
+    highest = max(speakers(text), default=0)
+    if 0 < voices <= highest:
+        raise InvalidRequest(
+            f"The text has a [SPEAKER{highest}], but ref_audio names {voices} voice(s): "
+            "give one for each speaker, separated by commas, or none at all.",
+            f"文本中有 [SPEAKER{highest}]，但 ref_audio 只给出了 {voices} 个语音："
+            "请为每位说话人各给一个（逗号分隔），或全部省略。",
+            param="ref_audio",
+        )

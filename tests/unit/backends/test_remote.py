@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from higgs_server.audio import wav
 from higgs_server.audio.decode import decode
 from higgs_server.backends import backend_for, load_backend, remote
 from higgs_server.backends.remote import RemoteBackend
@@ -32,6 +33,7 @@ from higgs_server.types import (
     Scene,
     Script,
     SpeechError,
+    TooLarge,
     Unsupported,
     Voice,
 )
@@ -93,8 +95,8 @@ class Answers(BaseHTTPRequestHandler):
                 with suppress(ConnectionResetError):  # how it ends where bytes were left unread
                     assert self.connection.recv(1) == b""
                 self.server.hung_up.set()
-            case "Fast":
-                self.begin(**{"x-sample-rate": "48000"})
+            case "Rate":
+                self.begin(**{"x-sample-rate": "".join(body["input"].split()[1:2])})
                 self.chunk(TONE.tobytes())
                 self.chunk(b"")
             case _:
@@ -162,6 +164,22 @@ def test_it_promises_what_the_engine_has(backend: RemoteBackend) -> None:
         Feature.VOICE_CLONING,
     }
     assert backend.info.extra == {"model": "bosonai/higgs-audio-v3-tts-4b", "voices": ["vivian", "ryan"]}
+
+
+def test_voices_are_known_by_id_or_else_by_name(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [{"id": "v1", "name": "Vivian"}, {"name": "ryan"}, {"language": "en"}, "amy"]
+    monkeypatch.setitem(PAGES, "/v1/audio/voices", {"voices": listed})
+    told = remote.load(LoadOptions(model_path=engine.url), lambda stage, fraction: None)
+    assert told.info.extra["voices"] == ["v1", "ryan", "amy"]
+
+
+def test_a_clip_of_the_library_without_an_end_is_refused(
+    backend: RemoteBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote.backend, "MAX_CLIP_SECONDS", 0.5)
+    with pytest.raises(TooLarge, match=r"longer than 0\.5 seconds"):
+        speak(backend, script("Hello.", voices=(Voice("long", recording=wav.encode(np.zeros(24_000, np.float32))),)))
+    assert engine.bodies == []
 
 
 def test_an_engine_that_takes_no_clips_clones_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +250,14 @@ def test_max_new_tokens_holds_whatever_the_engine_sends(backend: RemoteBackend) 
     assert chunks[-1].finish_reason == "length"
 
 
+@pytest.mark.parametrize("said", ["", "24000", "24000.0"])
+def test_the_usual_rate_is_taken_however_it_is_written(backend: RemoteBackend, said: str) -> None:
+    samples = np.concatenate([chunk.samples for chunk in speak(backend, script(f"Rate {said}"))])
+    assert np.array_equal(np.rint(samples * 32767).astype(np.int16), TONE)
+
+
 def test_another_rate_is_resampled(backend: RemoteBackend) -> None:
-    samples = np.concatenate([chunk.samples for chunk in speak(backend, script("Fast."))])
+    samples = np.concatenate([chunk.samples for chunk in speak(backend, script("Rate 48000"))])
     assert len(samples) == pytest.approx(12_000, abs=2)
     assert np.abs(samples).max() == pytest.approx(20_000 / 32_767, abs=0.02)
 
@@ -245,6 +269,8 @@ def test_another_rate_is_resampled(backend: RemoteBackend) -> None:
         ("Busy", NotReady, r"\(503\): too many"),
         ("Cut", SpeechError, "middle of the sound"),
         ("Events", SpeechError, "text/event-stream"),
+        ("Rate fast", SpeechError, "of fast samples a second"),
+        ("Rate 0", SpeechError, "of 0 samples a second"),
     ],
 )
 def test_errors_are_passed_on(backend: RemoteBackend, word: str, kind: type[SpeechError], says: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from higgs_server.backends import USE_HIGGS
 from higgs_server.backends.embedded.heart import MAX_PHONEMES, Heart
 from higgs_server.backends.embedded.heart import PACK as HEART
 from higgs_server.backends.embedded.kokoro import Kokoro, read_weights
@@ -21,7 +22,7 @@ from higgs_server.backends.embedded.phonemes import MAX_TOKENS, phonemize, split
 from higgs_server.backends.embedded.sound import fade, finish, silence
 from higgs_server.backends.embedded.voices import VOICES, EmbeddedVoice, default_voice, style
 from higgs_server.text.chunk import split_long
-from higgs_server.text.dialogue import Turn, parse_turns, speakers
+from higgs_server.text.dialogue import Turn, check_speakers, parse_turns, speakers
 from higgs_server.text.language import Language, dominant_language, split_languages
 from higgs_server.text.sentences import split_sentences
 from higgs_server.types import (
@@ -46,11 +47,10 @@ from higgs_server.types import (
 
 log = logging.getLogger(__name__)
 
-INSTEAD = "python api_server.py --model-path bosonai/higgs-audio-v2-generation-3B-base"
 _NOTE = (
     "This is the small embedded voice (Kokoro-82M on the CPU), NOT Higgs Audio: eight voices, no cloning, no scenes, "
     "and temperature, top_k, top_p, seed and ras_* change nothing. "
-    f"For Higgs Audio v2 start `{INSTEAD}` (with the extra [higgs]; a GPU is advised)."
+    f"For Higgs Audio v2 start `{USE_HIGGS}` (with the extra [higgs]; a GPU is advised)."
 )
 _SAMPLES_PER_TOKEN = SAMPLING_RATE // FRAMES_PER_SECOND
 """`max_new_tokens` counts frames of the real model, 25 a second."""
@@ -138,15 +138,7 @@ class EmbeddedBackend:
                 )
         if script.scene is not None and script.scene.name != DEFAULT_SCENE:
             raise _unsupported(f"the scene {script.scene.name!r}", f"场景 {script.scene.name!r}", param="scene_prompt")
-        highest = max(speakers(script.text), default=0)
-        if script.voices and highest >= len(script.voices):
-            raise InvalidRequest(
-                f"The text has a [SPEAKER{highest}], but ref_audio names {len(script.voices)} voice(s): "
-                "give one for each speaker, separated by commas, or none at all.",
-                f"文本中有 [SPEAKER{highest}]，但 ref_audio 只给出了 {len(script.voices)} 个语音："
-                "请为每位说话人各给一个（逗号分隔），或全部省略。",
-                param="ref_audio",
-            )
+        check_speakers(script.text, len(script.voices))
         if not any(map(_phonemes, _sentences(script))):
             raise InvalidRequest(
                 "There is nothing to say in this text: it has no words that can be spoken.",
@@ -264,7 +256,7 @@ def _parts(phonemes: str, early: bool, most: int) -> list[str]:
 
 def _unsupported(what: str, zh: str, param: str = "ref_audio") -> Unsupported:
     return Unsupported(
-        f"The embedded voice cannot do this: {what}. Start `{INSTEAD}` for it.",
-        f"内置语音不支持{zh}。请改用 `{INSTEAD}` 启动服务。",
+        f"The embedded voice cannot do this: {what}. Start `{USE_HIGGS}` for it.",
+        f"内置语音不支持{zh}。请改用 `{USE_HIGGS}` 启动服务。",
         param=param,
     )

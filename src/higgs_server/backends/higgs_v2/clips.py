@@ -10,13 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from higgs_server.audio.decode import decode
+from higgs_server.audio.decode import MAX_CLIP_SECONDS, decode
 from higgs_server.engine.interface import Codec
 from higgs_server.types import BadAudio, Codes, Voice
 
 KEPT_CLIPS = 256
-MAX_CLIP_SECONDS = 120.0
-"""Longest clip of a voice folder; the context would not hold more."""
 
 
 class ClipCodes:

@@ -17,11 +17,11 @@ import numpy as np
 import soxr
 
 from higgs_server.audio import wav
-from higgs_server.audio.decode import decode
+from higgs_server.audio.decode import MAX_CLIP_SECONDS, MAX_RATE, MIN_RATE, decode
+from higgs_server.backends import USE_HIGGS
 from higgs_server.backends.remote.upstream import Told, Upstream
 from higgs_server.engine.interface import BackendStats
-from higgs_server.settings import HIGGS
-from higgs_server.text.dialogue import parse_turns, speakers
+from higgs_server.text.dialogue import check_speakers, parse_turns, speakers
 from higgs_server.types import (
     DEFAULT_SCENE,
     FRAMES_PER_SECOND,
@@ -31,7 +31,7 @@ from higgs_server.types import (
     Cancelled,
     Feature,
     FinishReason,
-    InvalidRequest,
+    GenerationFailed,
     ModelInfo,
     Samples,
     Script,
@@ -75,13 +75,7 @@ class RemoteBackend:
                     f"语音 {voice.name!r}",
                     "ref_audio",
                 )
-        highest = max(speakers(script.text), default=0)
-        if script.voices and highest >= len(script.voices):
-            raise InvalidRequest(
-                f"The text has a [SPEAKER{highest}], but ref_audio names {len(script.voices)} voice(s).",
-                f"文本中有 [SPEAKER{highest}]，但 ref_audio 只给出了 {len(script.voices)} 个语音。",
-                param="ref_audio",
-            )
+        check_speakers(script.text, len(script.voices))
         if not script.voices and len(speakers(script.text)) > 1 and not self._told.like_this_one:
             raise self._unsupported("several speakers without a voice for each", "未指定语音的多位说话人", "ref_audio")
 
@@ -155,11 +149,7 @@ class RemoteBackend:
         with self._upstream.post("/v1/audio/speech", body, cancellation) as answer:
             kind = answer.headers.get_content_type().lower()
             if kind not in _PCM:
-                raise SpeechError(
-                    f"The engine at {self._upstream.address} sent {kind} instead of raw PCM.",
-                    f"{self._upstream.address} 的引擎返回了 {kind}，而不是 PCM。",
-                    code="generation_failed",
-                )
+                raise self._failed(f"sent {kind} instead of raw PCM", f"返回了 {kind}，而不是 PCM")
             yield from self._samples(answer, cancellation)
 
     def _voice(self, voice: Voice | None) -> dict[str, Any]:
@@ -168,7 +158,7 @@ class RemoteBackend:
             return anyone
         clip = voice.clip
         if clip is None and voice.recording is not None and Feature.VOICE_CLONING in self.info.features:
-            clip = decode(voice.recording, param="ref_audio")
+            clip = decode(voice.recording, max_seconds=MAX_CLIP_SECONDS, param="ref_audio")
         if clip is None:
             return {"voice": voice.name}
         sound = base64.b64encode(wav.encode(clip.samples, clip.sampling_rate)).decode()
@@ -176,7 +166,13 @@ class RemoteBackend:
 
     def _samples(self, answer: HTTPResponse, cancellation: Cancellation) -> Iterator[Samples]:
         """s16le at the header's rate -> float32 at SAMPLING_RATE: what was sent, to the bit, where that is the rate."""
-        rate = int(answer.headers.get("x-sample-rate") or SAMPLING_RATE)
+        said = answer.headers.get("x-sample-rate", "").strip() or SAMPLING_RATE
+        try:
+            rate = float(said)
+        except ValueError:
+            rate = 0.0
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise self._failed(f"sent sound of {said} samples a second", f"返回的采样率为 {said}")
         resample = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
         odd = b""
         while True:
@@ -199,16 +195,19 @@ class RemoteBackend:
                 return
 
     def _cut_off(self) -> SpeechError:
+        return self._failed("ended in the middle of the sound", "在生成过程中断开")
+
+    def _failed(self, how: str, zh: str) -> SpeechError:
+        """GenerationFailed in words of its own: no library's exception tells what went wrong."""
         return SpeechError(
-            f"The engine at {self._upstream.address} ended in the middle of the sound. Try again.",
-            f"{self._upstream.address} 的引擎在生成过程中断开，请重试。",
-            code="generation_failed",
+            f"The engine at {self._upstream.address} {how}. Try again.",
+            f"{self._upstream.address} 的引擎{zh}，请重试。",
+            code=GenerationFailed.code,
         )
 
     def _unsupported(self, what: str, zh: str, param: str) -> Unsupported:
-        instead = f"python api_server.py --model-path {HIGGS}"
         return Unsupported(
-            f"{self._told.model} at {self._upstream.address} cannot do this: {what}. Start `{instead}` for it.",
-            f"{self._upstream.address} 的 {self._told.model} 不支持{zh}。请改用 `{instead}` 启动服务。",
+            f"{self._told.model} at {self._upstream.address} cannot do this: {what}. Start `{USE_HIGGS}` for it.",
+            f"{self._upstream.address} 的 {self._told.model} 不支持{zh}。请改用 `{USE_HIGGS}` 启动服务。",
             param=param,
         )

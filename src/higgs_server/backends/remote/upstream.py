@@ -75,7 +75,8 @@ class Upstream:
         models = (self._get("/v1/models") or {}).get("data") or [{}]
         model = str(models[0].get("id", "default"))
         listed = (self._get("/v1/audio/voices", optional=True) or {}).get("voices") or []
-        voices = tuple(str(voice["id"] if isinstance(voice, dict) else voice) for voice in listed)
+        names = (voice.get("id") or voice.get("name") if isinstance(voice, dict) else voice for voice in listed)
+        voices = tuple(str(name) for name in names if name)
         if own is not None:
             known = {str(feature) for feature in Feature}
             features = frozenset(Feature(name) for name in own["supported_features"] if name in known)

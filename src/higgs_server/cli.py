@@ -13,6 +13,7 @@ from higgs_server.types import LoadError, SpeechError
 
 if TYPE_CHECKING:
     from higgs_server import batch
+    from higgs_server.settings import Settings
 
 PROGRAM = "higgs-server"
 SOME_FAILED = 3
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model-path", help="a hub id, a folder, or embedded; without it the best that this machine can run"
+        "--model-path",
+        help="a hub id, a folder, or embedded; without one here or in the settings the best that this machine can run",
     )
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"])
     _add_voices_dir(parser)
@@ -107,7 +109,6 @@ def _say(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from higgs_server.audio import wav
-    from higgs_server.doctor import best_model
     from higgs_server.logs import set_up_logging
     from higgs_server.synthesizer import Synthesizer, join
     from higgs_server.telemetry import progress_bar
@@ -122,11 +123,9 @@ def _say(options: argparse.Namespace) -> int:
     if not options.output.absolute().parent.is_dir():
         print(f"{PROGRAM}: the folder {options.output.absolute().parent} does not exist", file=sys.stderr)
         return 1
-    model = options.model_path or best_model()
-    with progress_bar(f"loading {model}") as progress:
-        synthesizer = Synthesizer.from_pretrained(
-            model, device=options.device or "auto", voice_prompts_dir=options.voice_prompts_dir, progress=progress
-        )
+    settings = _settings(options)
+    with progress_bar(f"loading {settings.model_path}") as progress:
+        synthesizer = Synthesizer.load(settings.load_options(), settings, progress)
     script = synthesizer.plan(request)
     pieces = []
     with tqdm(
@@ -142,26 +141,32 @@ def _say(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"{PROGRAM}: {options.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    print(f"{options.output}: {speech.duration:.1f} s, model {model}, seed {speech.seed}")
+    print(f"{options.output}: {speech.duration:.1f} s, model {settings.model_path}, seed {speech.seed}")
     if speech.finish_reason != "stop":
         print(f"{PROGRAM}: part of the text was cut short ({speech.finish_reason})", file=sys.stderr)
     return 0
 
 
+def _settings(options: argparse.Namespace, *, here: bool = True) -> Settings:
+    """Flags, environment and file; without a model in any of them the best that this machine can run, if it is to."""
+    from higgs_server.doctor import best_model
+    from higgs_server.settings import Settings
+
+    names = ("model_path", "device", "voice_prompts_dir")
+    settings = Settings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    if here and "model_path" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"model_path": best_model()})
+    return settings
+
+
 def _batch(options: argparse.Namespace) -> int:
     from higgs_server import batch
-    from higgs_server.doctor import best_model
     from higgs_server.logs import set_up_logging
-    from higgs_server.settings import Settings
     from higgs_server.synthesizer import Synthesizer
     from higgs_server.telemetry import progress_bar
 
     set_up_logging("WARNING", None)
-    names = ("model_path", "device", "voice_prompts_dir")
-    flags = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    settings = Settings(**flags)
-    if "model_path" not in settings.model_fields_set and options.ray is None:
-        settings = settings.model_copy(update={"model_path": best_model()})
+    settings = _settings(options, here=options.ray is None)
 
     def here(lines: Iterator[batch.Line]) -> Iterator[batch.Outcome]:
         with progress_bar(f"loading {settings.model_path}") as progress:

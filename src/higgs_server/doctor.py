@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from higgs_server import __version__
-from higgs_server.settings import EMBEDDED, HIGGS, Settings
+from higgs_server.settings import EMBEDDED, HIGGS, Settings, shipped_examples
 
 HIGGS_GB = 15
 """Memory that the real model wants in bf16: 11.5 GB of weights, the codec, and room for KV caches."""
@@ -76,7 +76,8 @@ def report() -> str:
 
 
 def _missing(folder: Path | str) -> str:
-    return " (MISSING)" if isinstance(folder, Path) and not folder.is_dir() else ""
+    found = not isinstance(folder, Path) or folder.is_dir() or shipped_examples(folder) is not None
+    return "" if found else " (MISSING)"
 
 
 def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:

@@ -22,6 +22,8 @@ def with_whole_paths(settings: Settings) -> Settings:
     for name in ("voice_prompts_dir", "scene_prompts_dir"):
         if isinstance(folder := getattr(settings, name), Path) and folder.is_dir():
             paths[name] = folder.absolute()
+    if settings.api_key_file is not None:
+        paths["api_key_file"] = settings.api_key_file.absolute()
     for name in ("model_path", "audio_tokenizer_path"):
         if Path(getattr(settings, name)).is_dir():
             paths[name] = str(Path(getattr(settings, name)).absolute())

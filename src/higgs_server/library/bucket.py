@@ -27,6 +27,9 @@ Result = TypeVar("Result")
 LEASE_SECONDS = 60.0
 """Whoever holds the lock for so long has died: a change takes a few requests."""
 CACHE_BYTES = 128 * 2**20
+_BROKEN = f"{LOCK}-broken-"
+_BROKEN_SECONDS = 86_400
+"""Nobody waits so long for a holder that is dead."""
 _TRY_AGAIN = 0.05
 _ATTEMPTS = 4
 
@@ -97,8 +100,14 @@ class Bucket(Folder):
 
     def _break_lock(self, holder: bytes) -> None:
         """Only one of those who wait does it, or the next holder's lock would go too."""
-        if self._create(f"{LOCK}-broken-{holder.decode(errors='replace')}", b""):
-            self._remove(LOCK)
+        now = int(time.time())
+        if not self._create(_BROKEN + holder.decode(errors="replace"), b"%d" % now):
+            return
+        self._remove(LOCK)
+        for name in [name for name in self._scan() if name.startswith(_BROKEN)]:
+            with suppress(FileNotFoundError):
+                if now - int(self.open(name, None)) > _BROKEN_SECONDS:
+                    self._remove(name)
 
     def _create(self, name: str, content: bytes) -> bool:
         """False where there is such an object already. Raises OSError where there can be none."""

@@ -125,6 +125,7 @@ def test_writers_at_once_lose_nothing_and_readers_see_no_mixture(tmp_path: Path)
 
 def test_a_lock_of_the_dead_is_broken_once(tmp_path: Path, short_lease: None) -> None:
     (tmp_path / LOCK).write_bytes(b"dead")
+    (tmp_path / f"{LOCK}-broken-long ago").write_bytes(b"1600000000")
     inside = threading.Semaphore(1)
 
     def write(number: int) -> None:

@@ -161,7 +161,7 @@ class ProfileItem(BaseModel):
 
     name: str
     description: str
-    characteristics: Annotated[dict[str, Any], Field(description="As sent; the description counts.")] = {}
+    characteristics: Annotated[dict[str, Any], Field(description="As sent, and not kept: the description counts.")] = {}
 
 
 class ProfileAnswer(BaseModel):

@@ -119,13 +119,33 @@ def test_images_start_the_command_that_is_installed() -> None:
 
 
 def test_images_run_without_rights_and_tell_whether_they_live() -> None:
-    runtime = DOCKERFILE.partition("AS runtime")[2]
-    (user,) = re.findall(r"^USER (\d+):(\d+)$", runtime, re.MULTILINE)
-    assert all(int(number) >= 10_000 for number in user)
-    assert f"--uid {user[0]}" in runtime
+    stages = _stages()
+    (uid,) = re.findall(r"--uid (\d+)", stages["base"])
+    assert int(uid) >= 10_000
+    for name in ("base", "runtime", "cpu", "cuda", "ray"):
+        # Whoever a stage is in between, it ends without rights; one that says nothing is who the stage before it was.
+        assert re.findall(r"^USER (.*)$", stages[name], re.MULTILINE)[-1:] in ([], [f"{uid}:{uid}"])
+    assert re.search(r"^USER", stages["base"], re.MULTILINE)
+    runtime = stages["runtime"]
     assert "HEALTHCHECK" in runtime
     assert f"EXPOSE {Settings().port}" in runtime
     assert f"127.0.0.1:{Settings().port}/health" in runtime
+
+
+def test_the_image_for_ray_leaves_the_start_to_ray_and_has_what_kuberay_calls() -> None:
+    stages = _stages()
+    assert stages["ray"].startswith("FROM base AS ray\n")
+    assert "ENTRYPOINT" not in stages["base"] + stages["ray"]
+    assert re.search(r"apt-get install .*\bwget\b", stages["ray"])
+    assert "[higgs,ray,tracing]" in stages["packages-ray"]
+    for name in ("serve.yaml", "kuberay.yaml"):
+        assert "(--target ray)" in (DEPLOY / "ray" / name).read_text()
+
+
+def _stages() -> dict[str, str]:
+    """Text of each stage of the Dockerfile by its name."""
+    parts = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0].rpartition(" ")[2]: part for part in parts}
 
 
 def test_images_are_built_from_what_exists_and_the_ignore_file_lets_it_in() -> None:
@@ -134,8 +154,7 @@ def test_images_are_built_from_what_exists_and_the_ignore_file_lets_it_in() -> N
         for name in shlex.split(copied):
             assert (ROOT / name).exists()
             assert f"!{name}" in ignored
-    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
-    assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= stages
+    assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= _stages().keys()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for named in re.findall(r"'\.\[(.*)\]'", DOCKERFILE):
         assert set(named.split(",")) <= extras.keys()
@@ -145,8 +164,11 @@ def test_compose_builds_the_targets_and_takes_every_right_away() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name, service in services.items():
         assert service["build"]["target"] == name == service["profiles"][0]
-        assert re.search(rf"^FROM \S+ AS {name}$", DOCKERFILE, re.MULTILINE)
+        assert name in _stages()
         assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        # What that file says counts: nothing here stands over it, and without it the server starts too.
+        assert service["env_file"] == [{"path": ".env", "required": False}]
+        assert "environment" not in service
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["ports"] == [f"127.0.0.1:{Settings().port}:{Settings().port}"]
@@ -172,6 +194,18 @@ def test_kubernetes_probes_what_exists_and_takes_every_right_away() -> None:
         documents["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
         == (documents["Deployment"]["metadata"]["name"])
     )
+
+
+def test_ray_takes_its_configuration_and_the_server_its_settings() -> None:
+    pytest.importorskip("ray.serve")
+    from ray.serve.schema import ServeDeploySchema
+
+    plain = yaml.safe_load((DEPLOY / "ray/serve.yaml").read_text())
+    kuberay = yaml.safe_load((DEPLOY / "ray/kuberay.yaml").read_text())["spec"]
+    assert yaml.safe_load(kuberay["serveConfigV2"]) == plain
+    (application,) = ServeDeploySchema.model_validate(plain).applications
+    assert application.import_path == "higgs_server.deploy.ray_serve:app"
+    assert application.args.keys() <= Settings.model_fields.keys()
 
 
 def test_unit_starts_the_command_without_rights() -> None:

@@ -145,7 +145,8 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         None,
-        description="Key that every endpoint but /health asks for (Bearer or X-API-Key); several separated by commas.",
+        description="Key that every endpoint asks for (Bearer or X-API-Key); /health and the studio's own files are "
+        "open. Several are separated by commas.",
     )
     api_key_file: Path | None = Field(
         None, description="File of more keys, read again when it changes: a line each, NAME:KEY or KEY."

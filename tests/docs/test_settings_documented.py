@@ -75,6 +75,13 @@ def test_every_error_is_explained_to_who_runs_the_server() -> None:
     assert {kind.code for kind in _error_kinds(SpeechError) if kind is not BadSettings} <= explained
 
 
+def test_the_openapi_document_has_every_status_of_an_error() -> None:
+    operations = [item for path in create_app(Settings()).openapi()["paths"].values() for item in path.values()]
+    described = [{int(status) for status in operation["responses"]} for operation in operations]
+    assert {kind.status for kind in _error_kinds(SpeechError) if kind is not BadSettings} <= set.union(*described)
+    assert all({401, 413, 429, 431} <= statuses for statuses in described), "refused before the endpoint is looked at"
+
+
 def _error_kinds(kind: type[SpeechError]) -> Iterator[type[SpeechError]]:
     if kind.__module__.startswith("higgs_server"):
         yield kind

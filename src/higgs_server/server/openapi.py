@@ -74,13 +74,14 @@ _STATUSES = {
     415: "A content type or an audio format that is not read.",
     422: "A field is wrong, the model cannot do what was asked, or a recording is refused.",
     429: "Too many requests from this caller; Retry-After says when to come again.",
+    431: "More headers, or longer ones, than are read.",
     500: "Something went wrong here; the server's log says what.",
     503: "No model can speak at present, or too many wait already; Retry-After says when to come again.",
     504: "The time that the request may take is over.",
     507: "A folder or a file cannot be read or written, or the disk is full.",
 }
-# Whatever is asked, its key, the size of its body and the caller's rate are looked at first.
-_ANY = (400, 401, 404, 405, 413, 422, 429, 500)
+# Whatever is asked, its key, its headers, the size of its body and the caller's rate are looked at first.
+_ANY = (400, 401, 404, 405, 413, 422, 429, 431, 500)
 ANY_ERRORS = _errors(ErrorBody, *_ANY)
 _SPEAKING = (*_ANY, 415, 503, 504, 507)
 _KEEPING = (*_ANY, 403, 409, 415, 507)

@@ -49,7 +49,7 @@ class VoiceLibrary:
             voice = folder.read(partial(_voice, folder, name))
             if voice is not None:
                 return voice
-        raise not_found("voice", "语音", name, [voice.name for voice in self.list()], param)
+        raise not_found("voice", "音色", name, [voice.name for voice in self.list()], param)
 
     def put(self, name: str, clip: bytes, transcript: str | None, *, replace: bool = False) -> Voice:
         """Keeps a WAV file under a name. Raises AlreadyExists unless `replace`, ReadOnly for what ships."""
@@ -98,7 +98,7 @@ class VoiceLibrary:
         if name in known and not replace:
             raise AlreadyExists(
                 f"There is a voice {name!r} already. Take another name, delete it, or add ?replace=true.",
-                f"语音 {name!r} 已存在：请换一个名称，先删除它，或加上 ?replace=true。",
+                f"音色 {name!r} 已存在：请换一个名称，先删除它，或加上 ?replace=true。",
                 param="name",
             )
 
@@ -115,7 +115,7 @@ class VoiceLibrary:
 def _read_only(name: str) -> ReadOnly:
     return ReadOnly(
         f"{name!r} ships with the server and stays as it is. Take another name for a voice of your own.",
-        f"{name!r} 是随服务器附带的语音，不能修改。请为自己的语音另取名称。",
+        f"{name!r} 是随服务器附带的音色，不能修改。请为自己的音色另取名称。",
         param="name",
     )
 

@@ -66,7 +66,7 @@ def routes(settings: Settings, recordings: Recordings) -> APIRouter:
         async with read_form(request, 1, settings) as form:
             name, transcript = read_text(form, "name"), read_text(form, "ref_text")
             if name is None:
-                raise InvalidRequest("name: say what the voice is called.", "参数 name：请给语音命名。", param="name")
+                raise InvalidRequest("name: say what the voice is called.", "参数 name：请给音色命名。", param="name")
             voice, problems = await recordings.keep(
                 form, "audio_sample", name, transcript, force=force, replace=replace
             )

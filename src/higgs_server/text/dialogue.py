@@ -69,7 +69,7 @@ def check_speakers(text: str, voices: int) -> None:
         raise InvalidRequest(
             f"The text has a [SPEAKER{highest}], but ref_audio names {voices} voice(s): "
             "give one for each speaker, separated by commas, or none at all.",
-            f"文本中有 [SPEAKER{highest}]，但 ref_audio 只给出了 {voices} 个语音："
+            f"文本中有 [SPEAKER{highest}]，但 ref_audio 只给出了 {voices} 个音色："
             "请为每位说话人各给一个（逗号分隔），或全部省略。",
             param="ref_audio",
         )

@@ -126,15 +126,15 @@ class EmbeddedBackend:
         """Raises Unsupported for what only the real model can do, InvalidRequest for what nobody can say."""
         if script.profile is not None:
             raise _unsupported(
-                f"voice profiles (profile:{script.profile.name})", f"语音档案（profile:{script.profile.name}）"
+                f"voice profiles (profile:{script.profile.name})", f"音色描述（profile:{script.profile.name}）"
             )
         for voice in script.voices:
             if voice.clip is not None:
-                raise _unsupported("cloning a voice from a recording", "用录音克隆语音")
+                raise _unsupported("cloning a voice from a recording", "用录音克隆音色")
             if voice.name not in VOICES:
                 raise _unsupported(
                     f"the voice {voice.name!r} (its voices are {', '.join(VOICES)})",
-                    f"语音 {voice.name!r}（可用的语音：{'、'.join(VOICES)}）",
+                    f"音色 {voice.name!r}（可用的音色：{'、'.join(VOICES)}）",
                 )
         if script.scene is not None and script.scene.name != DEFAULT_SCENE:
             raise _unsupported(f"the scene {script.scene.name!r}", f"场景 {script.scene.name!r}", param="scene_prompt")

@@ -63,7 +63,7 @@ class RemoteBackend:
         """Raises Unsupported for what the engine cannot do. What else it refuses it says before its first sound."""
         if script.profile is not None:
             raise self._unsupported(
-                f"voices described in words (profile:{script.profile.name})", "语音档案", "ref_audio"
+                f"voices described in words (profile:{script.profile.name})", "音色描述", "ref_audio"
             )
         scene = script.scene
         if scene is not None and scene.name != DEFAULT_SCENE and Feature.SCENE not in self.info.features:
@@ -72,12 +72,12 @@ class RemoteBackend:
             if voice.name not in self._told.voices and Feature.VOICE_CLONING not in self.info.features:
                 raise self._unsupported(
                     f"the voice {voice.name!r} (its voices: {', '.join(self._told.voices) or 'none'})",
-                    f"语音 {voice.name!r}",
+                    f"音色 {voice.name!r}",
                     "ref_audio",
                 )
         check_speakers(script.text, len(script.voices))
         if not script.voices and len(speakers(script.text)) > 1 and not self._told.like_this_one:
-            raise self._unsupported("several speakers without a voice for each", "未指定语音的多位说话人", "ref_audio")
+            raise self._unsupported("several speakers without a voice for each", "未指定音色的多位说话人", "ref_audio")
 
     def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
         """Sound as it comes. No reason for the end comes with it: `length` is what reached max_new_tokens."""

@@ -76,9 +76,11 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Each says in its head what it needs: up to 14 GB of memory, and 11 GB of disk for packed weights.
 bench: $(VENV)/.all
 	$(BIN)/python bench/embedded.py
 	$(BIN)/python bench/load.py --model-path embedded --seconds 10
+	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/true_shape.py $(ARGS)
 
 clean:

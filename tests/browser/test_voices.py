@@ -137,7 +137,7 @@ def test_the_embedded_voice_takes_none_and_says_why(
 ) -> None:
     studio = open_studio(embedded_server)
     studio.open("voices")
-    expect(studio.page.get_by_text("The embedded voice cannot take on other voices.")).to_be_visible()
+    expect(studio.page.get_by_text("The loaded model cannot take on other voices.")).to_be_visible()
     expect(studio.button("Record")).to_be_disabled()
     clip = card(studio, "belinda")
     expect(clip.get_by_role("slider")).to_be_visible()

@@ -2,6 +2,7 @@
 // Shows nothing.
 
 import { ask, askJson } from "./api.js";
+import { server } from "./server.js";
 import { decode } from "./sound.js";
 
 /**
@@ -55,3 +56,6 @@ class Library extends EventTarget {
 }
 
 export const library = new Library();
+
+/** Whether the loaded model can speak with a voice: its own it always can, others it clones. @param {Voice} voice */
+export const speakable = ({ read_only }) => read_only || server.can("cloning");

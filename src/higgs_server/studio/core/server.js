@@ -3,7 +3,8 @@
 import { ApiError, askJson } from "./api.js";
 
 const EVERY = { ready: 10_000, busy: 2_000, away: 2_000 };
-const FEATURES = { cloning: "语音克隆", scenes: "场景描述", several: "多说话人音频生成" };
+/** Sounds have no name on the wire: the model that follows scenes makes them. */
+const FEATURES = { cloning: "语音克隆", scenes: "场景描述", sounds: "场景描述", several: "多说话人音频生成" };
 
 /** Dispatches `change` when something about the server has changed, and `ability` when what can() says may have. */
 class Server extends EventTarget {
@@ -52,7 +53,7 @@ class Server extends EventTarget {
   /** Whether the loaded model has a feature: cloning, scenes, several, sampling (parameters and seed), or sounds. */
   can(feature) {
     if (!this.info?.is_loaded) return true; // not known yet; nothing is greyed on suspicion
-    if (feature === "sampling" || feature === "sounds") return this.info.model_name !== "embedded";
+    if (feature === "sampling") return this.info.model_name !== "embedded";
     return this.info.supported_features.includes(FEATURES[feature]);
   }
 

@@ -2,7 +2,7 @@
 
 import { fill, h, icon, listen } from "../core/dom.js";
 import { t } from "../core/i18n.js";
-import { library } from "../core/library.js";
+import { library, speakable } from "../core/library.js";
 import { player } from "../core/player.js";
 import { server } from "../core/server.js";
 import { complain } from "./notices.js";
@@ -61,8 +61,9 @@ export function voicePicker({ change }) {
     fill(
       box,
       card(null, h("span", { t: "voice.any" }), note("voice.any.detail")),
-      library.voices.map(({ name, language: spoken, transcript, read_only: shipped }) => {
-        const able = shipped !== false || server.can("cloning");
+      library.voices.map((voice) => {
+        const { name, language: spoken, transcript } = voice;
+        const able = speakable(voice);
         const detail = able ? transcript && h("span", { class: "voice-detail", lang: spoken ?? "" }, transcript) : note("cannot.described");
         return card(name, name, detail, {
           clip: name,

@@ -1,7 +1,7 @@
 // A voice from a list that opens, where there is no room for cards; with a button that plays its clip.
 
 import { fill, h, listen } from "../core/dom.js";
-import { library } from "../core/library.js";
+import { library, speakable } from "../core/library.js";
 import { server } from "../core/server.js";
 import { clipButton } from "./voice-picker.js";
 
@@ -28,7 +28,7 @@ export function voiceSelect({ value, change, ...props }) {
     fill(
       select,
       h("option", { value: "", t: "voice.any" }),
-      library.voices.map(({ name }) => option(name)),
+      library.voices.map((voice) => (speakable(voice) ? option(voice.name) : h("option", { value: voice.name, disabled: true, t: ["voice.cannot", voice] }))),
       library.profiles.length > 0 &&
         h("optgroup", { "t:label": described ? "voice.described" : "voice.described.cannot" }, library.profiles.map(({ name }) => option(`profile:${name}`, name.replaceAll("_", " "), !described))),
       chosen && !known.includes(chosen) && option(chosen), // until the list has come, or where the voice is gone

@@ -2,7 +2,7 @@
 
 import { fill, h, iconButton } from "../core/dom.js";
 import { t } from "../core/i18n.js";
-import { library } from "../core/library.js";
+import { library, speakable } from "../core/library.js";
 import { voiceSelect } from "../parts/voice-select.js";
 
 /** @param {import("../core/dialogue.js").Dialogue} dialogue */
@@ -52,7 +52,7 @@ export function cast(dialogue) {
   function freeVoice() {
     const taken = new Set(dialogue.speakers.map(({ voice }) => voice));
     const language = document.documentElement.lang.slice(0, 2);
-    const voices = library.voices.toSorted((a, b) => (b.language === language) - (a.language === language)).map(({ name }) => name);
+    const voices = library.voices.filter(speakable).toSorted((a, b) => (b.language === language) - (a.language === language)).map(({ name }) => name);
     return voices.find((voice) => !taken.has(voice)) ?? voices[0] ?? null;
   }
 

@@ -4,7 +4,7 @@
 import { h, icon, iconButton } from "../core/dom.js";
 import { fileName, save } from "../core/files.js";
 import { clock, t } from "../core/i18n.js";
-import { library } from "../core/library.js";
+import { library, speakable } from "../core/library.js";
 import { decodeText, withoutMarkdown } from "../core/plain.js";
 import { player } from "../core/player.js";
 import { Reading, VIEW } from "../core/reading.js";
@@ -162,9 +162,10 @@ function drop(event) {
 
 /** A voice for all pieces: each is a request of its own, and any voice would be another one each time. */
 function giveVoice() {
-  if (reading.voice !== undefined || !library.voices.length) return;
+  const voices = library.voices.filter(speakable);
+  if (reading.voice !== undefined || !voices.length) return;
   const language = document.documentElement.lang.slice(0, 2);
-  reading.set({ voice: (library.voices.find((known) => known.language === language) ?? library.voices[0]).name });
+  reading.set({ voice: (voices.find((known) => known.language === language) ?? voices[0]).name });
   voice.value = reading.voice;
 }
 

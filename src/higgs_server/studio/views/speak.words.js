@@ -33,8 +33,8 @@ addWords({
     "speak.progress": "进度",
     "speak.done": "已完成，时长 {seconds}。",
     "speak.retry": "再试一次",
-    "speak.takes": "录音条",
-    "speak.empty": "还没有录音条。生成的声音会保存在这个浏览器里，直到您删除。",
+    "speak.takes": "版本",
+    "speak.empty": "还没有版本。生成的声音会保存在这个浏览器里，直到你删除。",
     "speak.settings": "音色与表达",
   },
 });

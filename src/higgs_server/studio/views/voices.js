@@ -3,7 +3,7 @@
 import { ask } from "../core/api.js";
 import { fill, h, icon, iconButton } from "../core/dom.js";
 import { clock, t } from "../core/i18n.js";
-import { library } from "../core/library.js";
+import { library, speakable } from "../core/library.js";
 import { server } from "../core/server.js";
 import { confirmDelete } from "../parts/dialogs.js";
 import { fold } from "../parts/fold.js";
@@ -39,7 +39,7 @@ function card(voice) {
     if (clip) fill(sound, playButton(clip), waveform(clip));
   }
   const words = h("p", { class: "take-text", lang: language ?? "" }, transcript || h("span", { t: "voices.no_transcript" }));
-  const able = fixed || server.can("cloning");
+  const able = speakable(voice);
   const element = h(
     "article",
     { class: "card voice", "t:aria-label": ["voices.label", { name }] },

@@ -61,7 +61,7 @@ addWords({
     "trim.to": "End of the part that counts",
     "trim.length": "{length} chosen",
 
-    "cannot.cloning": "The embedded voice cannot take on other voices. Start the server with Higgs Audio v2 to add some.",
+    "cannot.cloning": "The loaded model cannot take on other voices. Start the server with Higgs Audio v2 to add some.",
     "cannot.microphone": "Browsers give the microphone only to pages opened by https or on the server's own computer. Record elsewhere and drop the file here.",
   },
   zh: {
@@ -132,7 +132,7 @@ addWords({
     "error.read_only": "这是服务器自带的音色，不能修改。请另取名称。",
     "error.storage_failed": "服务器无法写入音色文件夹，请联系管理者。",
 
-    "cannot.cloning": "内置语音不能模仿其他音色。用 Higgs Audio v2 启动服务器后即可添加。",
+    "cannot.cloning": "当前模型不能模仿其他音色。用 Higgs Audio v2 启动服务器后即可添加。",
     "cannot.microphone": "浏览器只允许 https 页面或服务器本机上的页面使用麦克风。请在别处录好后把文件拖进来。",
   },
 });

@@ -118,6 +118,16 @@ def test_a_line_has_takes_and_one_of_them_counts(dialogue: Dialogue) -> None:
     assert len(dialogue.exported()) > 1.5 * short
     dialogue.view.get_by_role("radio", name="Take 1").check()
     assert len(dialogue.exported()) == short
+
+    dialogue.studio.expects_failures = True
+    dialogue.page.route("**/generate-stream", lambda route: route.abort())
+    dialogue.line(1).fill("This one is never made.")
+    again.click()
+    expect(dialogue.page.locator(".notice.problem")).to_contain_text("does not answer")
+    expect(dialogue.view.get_by_role("radio", name="Take 1")).to_be_checked()  # it still counts
+    dialogue.line(1).fill("A short one.")
+    expect(dialogue.ready).to_have_count(1)
+
     dialogue.view.locator(".tools summary").click()
     expect(dialogue.view.get_by_role("button", name="[laugh]")).to_be_disabled()
     expect(dialogue.view.get_by_text("makes no sounds but words")).to_be_visible()
@@ -168,6 +178,42 @@ def test_what_fails_stops_there_and_is_gone_on_with_also_after_a_reload(dialogue
     assert dialogue.texts() == ["First.", "Second.", "Third."]
     dialogue.make()
     assert asked == ["First.", "Second.", "Second.", "Third."]
+
+
+def test_two_tabs_keep_each_others_takes(dialogue: Dialogue) -> None:
+    studio = dialogue.studio
+    dialogue.line(1).fill("The first tab.")
+    dialogue.one_voice()
+    dialogue.make()
+    studio.page = studio.context.new_page()
+    studio.open("dialogue")
+    other = Dialogue(studio)
+    expect(other.ready).to_have_count(1)
+    other.project("New dialogue")
+    other.line(1).fill("The second tab.")
+    other.make()
+    for tab in (dialogue, other, dialogue):
+        tab.page.reload()
+        expect(tab.ready).to_have_count(1)
+    assert (dialogue.texts(), other.texts()) == (["The first tab."], ["The second tab."])
+
+
+def test_a_voice_that_the_model_cannot_speak_with_is_not_taken(
+    open_studio: Callable[..., Studio], server: ServerProcess
+) -> None:
+    def with_one_of_ones_own(route: Route) -> None:
+        voices = route.fetch().json()["voices"]
+        mine = {**voices[0], "id": "mine", "name": "mine", "language": "en", "read_only": False}
+        route.fulfill(json={"voices": [mine, *voices]})
+
+    studio = open_studio(server)
+    studio.page.route("**/v1/audio/voices", with_one_of_ones_own)
+    studio.open("dialogue")
+    for view, label in (("dialogue", "Voice of Speaker 1"), ("longtext", "Voice")):
+        select = studio.view(view).get_by_label(label, exact=True)
+        expect(select).to_have_value(re.compile("^(?!mine$).+"))
+        expect(select.locator("option[value=mine]")).to_be_disabled()
+        expect(select.locator("option[value=mine]")).to_have_text("mine (needs Higgs Audio v2)")
 
 
 def test_a_project_is_a_file_that_opens_elsewhere(

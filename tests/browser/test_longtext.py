@@ -28,6 +28,16 @@ SENTENCES = [
 TEXT = "\n\n".join(SENTENCES)
 FERRY = {"name": "ferry.md", "mimeType": "text/markdown", "buffer": f"# The *ferry*\n\n{TEXT}\n".encode()}
 
+BROKEN_OFF = """async () => {
+    const { store } = await import("/studio/core/store.js");
+    const [take] = await store.takes("longtext");
+    await store.saveTake({ ...take, id: "later", created: take.created + 1, answer: null });
+}"""
+TAKES = """async () => {
+    const { store } = await import("/studio/core/store.js");
+    return (await store.takes("longtext")).length;
+}"""
+
 
 class LongText:
     """The view, as its user sees it."""
@@ -166,6 +176,57 @@ def test_what_the_server_refuses_is_told_before_anything_is_made(longtext: LongT
     longtext.click("Speak")
     expect(longtext.page.locator(".notice.problem")).to_contain_text("[SPEAKER1]")
     expect(longtext.pieces).to_have_count(0)
+
+
+def test_a_take_that_cannot_be_made_anew_stays(longtext: LongText) -> None:
+    longtext.plan(SENTENCES[0])
+    longtext.click("Speak")
+    expect(longtext.ready).to_have_count(1, timeout=60_000)
+    sound = longtext.exported()
+    tools = longtext.tools(1)
+    words = tools.get_by_role("textbox").input_value()
+    longtext.studio.expects_failures = True
+    longtext.page.route("**/generate-stream", lambda route: route.abort())
+    tools.get_by_role("textbox").fill("Never made.")
+    tools.get_by_role("button", name="Make again").click()
+    expect(longtext.page.locator(".notice.problem")).to_contain_text("does not answer")
+    tools.get_by_role("textbox").fill(words)
+    expect(longtext.ready).to_have_count(1)
+    assert np.array_equal(longtext.exported(), sound)
+    # The page was closed while a new one was made.
+    longtext.page.evaluate(BROKEN_OFF)
+    longtext.studio.open("longtext")
+    expect(longtext.ready).to_have_count(1)
+    assert np.array_equal(longtext.exported(), sound)
+    assert longtext.page.evaluate(TAKES) == 1
+
+
+def test_two_tabs_keep_each_others_takes(longtext: LongText) -> None:
+    studio = longtext.studio
+    longtext.plan("The first tab.")
+    longtext.click("Speak")
+    expect(longtext.ready).to_have_count(1, timeout=60_000)
+    studio.page = studio.context.new_page()
+    studio.open("longtext")
+    other = LongText(studio)
+    expect(other.ready).to_have_count(1)
+    other.click("Edit the text")
+    other.plan("The second tab.")
+    other.click("Speak")
+    expect(other.ready).to_have_count(1, timeout=60_000)
+    for tab in (longtext, other, longtext):
+        tab.page.reload()
+        expect(tab.ready).to_have_count(1)
+    assert (longtext.pieces.all_text_contents(), other.pieces.all_text_contents()) == (
+        ["The first tab."],
+        ["The second tab."],
+    )
+
+
+def test_pieces_stand_where_their_words_are_after_white_space(longtext: LongText) -> None:
+    longtext.plan(f"\n\n　　你好。\n\n{TEXT}")
+    pieces = longtext.pieces.all_text_contents()
+    assert "\n\n".join(pieces) == f"你好。\n\n{TEXT}"
 
 
 def test_a_text_longer_than_one_plan_is_planned_in_parts(longtext: LongText, server: ServerProcess) -> None:

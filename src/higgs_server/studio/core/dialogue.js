@@ -39,11 +39,11 @@ export class Dialogue extends EventTarget {
   /** Keeps all but the takes, which keep themselves. */
   save = keeper(VIEW, () => ({ speakers: this.speakers, lines: this.lines, values: this.values }));
 
-  /** Reads what was kept. Takes of lines that are gone go too. */
+  /** Reads what was kept. Takes of lines that no tab has any more go too. */
   async open() {
-    const [kept, takes] = await Promise.all([store.draft(VIEW), Take.all(VIEW)]);
+    const [kept, elsewhere, takes] = await Promise.all([store.draft(VIEW), store.draftsElsewhere(VIEW), Take.all(VIEW)]);
     if (kept) Object.assign(this, kept);
-    const known = new Set(this.lines.map(({ id }) => id));
+    const known = new Set([this, ...elsewhere].flatMap(({ lines }) => lines.map(({ id }) => id)));
     for (const take of takes) {
       if (!known.has(take.kept.line)) take.delete();
       else this.takesOf({ id: take.kept.line }).push(take);
@@ -180,14 +180,17 @@ export class Dialogue extends EventTarget {
     return { text: line.text.trim(), ref_audio: this.speakerOf(line)?.voice ?? null, ...(server.can("scenes") ? {} : { scene_prompt: null }), ...this.values, ...CUT };
   }
 
-  /** A new take of a line, which is then the one that counts; whoever asked makes it. */
+  /** A new take of a line, which is then the one that counts, unless it fails; whoever asked makes it. */
   newTake(line) {
+    const before = this.takeOf(line)?.kept.id ?? null;
     const request = this.request(line);
     const take = new Take({ view: VIEW, line: line.id, request, name: request.text.slice(0, 48) });
     this.takesOf(line).push(take);
     take.addEventListener("change", () => {
-      if (!take.running && !take.sound.length) this.#takes.set(line.id, this.takesOf(line).filter((other) => other !== take));
-      this.#tell("line", line);
+      const failed = !take.running && !take.kept.answer;
+      if (failed && !take.sound.length) this.#takes.set(line.id, this.takesOf(line).filter((other) => other !== take));
+      if (failed && line.chosen === take.kept.id) line.chosen = before;
+      this.#changed("line", line);
     });
     line.chosen = take.kept.id;
     this.#changed("line", line);

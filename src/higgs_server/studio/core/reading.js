@@ -41,12 +41,16 @@ export class Reading extends EventTarget {
     return { text, name, voice, words, values, pieces, planned };
   });
 
-  /** Reads what was kept. */
+  /** Reads what was kept. Of several takes of a piece one counts: the page may have closed before the others went. */
   async open() {
     const [kept, takes] = await Promise.all([store.draft(VIEW), Take.all(VIEW)]);
     if (kept) Object.assign(this, kept);
-    for (const take of takes) this.#takes.set(take.kept.piece, take);
-    this.#drop();
+    for (const take of takes) {
+      const id = take.kept.piece;
+      this.#takes.set(id, better(take, this.#takes.get(id)));
+    }
+    await this.#discard(takes.filter((take) => this.#takes.get(take.kept.piece) !== take));
+    await this.#drop();
     this.#tell("plan");
   }
 
@@ -63,7 +67,8 @@ export class Reading extends EventTarget {
     const { text, words } = this;
     const pieces = [];
     for (const [start, part] of parts(text)) {
-      const request = { ...this.request({ text: part }), chunk_method: "word", chunk_max_word_num: words };
+      // The part as it is: spans count its white space too.
+      const request = { ...this.request({ text: part }), text: part, chunk_method: "word", chunk_max_word_num: words };
       const { chunks } = await askJson("plan", { json: request });
       const at = offsets(part, start);
       for (const chunk of chunks) {
@@ -79,8 +84,8 @@ export class Reading extends EventTarget {
       before.delete(piece.text);
     }
     Object.assign(this, { pieces, planned: true });
-    this.#drop();
     this.#changed("plan");
+    await this.#drop();
   }
 
   setPiece(piece, values) {
@@ -109,27 +114,44 @@ export class Reading extends EventTarget {
     return { text: text.trim(), ref_audio: this.voice ?? null, ...(server.can("scenes") ? {} : { scene_prompt: null }), ...this.values };
   }
 
-  /** A new take of a piece in place of the one before; whoever asked makes it. */
+  /** A new take of a piece; the one before goes once this one is whole. Whoever asked makes it. */
   newTake(piece) {
-    this.takeOf(piece)?.delete();
+    const before = this.takeOf(piece);
     const request = this.request(piece);
     const take = new Take({ view: VIEW, piece: piece.id, request, name: request.text.slice(0, 48) });
     this.#takes.set(piece.id, take);
     take.addEventListener("change", () => {
-      if (!take.running && !take.sound.length && this.takeOf(piece) === take) this.#takes.delete(piece.id);
+      if (!take.running && this.takeOf(piece) === take) this.#settle(piece, take, before);
       this.#tell("piece", piece);
     });
     return take;
   }
 
+  /** A new take is over, well or not: one of the two remains, or none. */
+  #settle(piece, take, before) {
+    const kept = better(take, before);
+    if (kept) this.#takes.set(piece.id, kept);
+    else this.#takes.delete(piece.id);
+    const rest = [take, before].filter((one) => one && one !== kept);
+    this.#discard(rest).catch((problem) => this.#tell("problem", problem));
+  }
+
   /** Takes of pieces that are gone go too. */
-  #drop() {
+  async #drop() {
     const known = new Set(this.pieces.map(({ id }) => id));
-    for (const [id, take] of this.#takes) {
-      if (known.has(id)) continue;
+    const gone = [...this.#takes].filter(([id]) => !known.has(id));
+    for (const [id, take] of gone) {
       this.#takes.delete(id);
-      take.delete();
+      take.cancel();
     }
+    await this.#discard(gone.map(([, take]) => take));
+  }
+
+  /** Deletes takes, but for those of pieces that another tab has too. */
+  async #discard(takes) {
+    if (!takes.length) return;
+    const elsewhere = new Set((await store.draftsElsewhere(VIEW)).flatMap(({ pieces }) => pieces.map(({ id }) => id)));
+    await Promise.all(takes.filter((take) => !elsewhere.has(take.kept.piece)).map((take) => take.delete()));
   }
 
   #changed(type, detail) {
@@ -140,6 +162,12 @@ export class Reading extends EventTarget {
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** Which of two takes of a piece counts: the newer one, unless that broke off and the other did not. */
+function better(newer, older) {
+  if (newer.kept.answer || (newer.sound.length && !older?.kept.answer)) return newer;
+  return older ?? null;
 }
 
 /** A text in parts of at most PART characters, each with where it starts: cut at paragraphs, else lines, else words. */

@@ -42,6 +42,12 @@ export const store = {
     return all[0]?.value;
   },
 
+  /** The drafts of that name that other tabs have. @returns {Promise<any[]>} */
+  async draftsElsewhere(name) {
+    const all = await run("drafts", "readonly", (db) => db.objectStore("drafts").index("name").getAll(name));
+    return all.filter((draft) => draft.tab !== tab).map(({ value }) => value);
+  },
+
   /** Replaces this tab's draft; those that other tabs left a week ago go. */
   saveDraft: (name, value) =>
     run("drafts", "readwrite", (db) => {

@@ -87,7 +87,7 @@ async function make(lines) {
   } catch (problem) {
     const rest = lines.filter((line) => dialogue.lines.includes(line) && !ready(line));
     if (rest.length && problem.code !== "cancelled") script.show(rest[0]);
-    complain(problem, { key: "dialogue.go_on", act: () => make(rest) });
+    complain(problem, rest.length ? { key: "dialogue.go_on", act: () => make(rest) } : { key: "speak.retry", act: () => make(lines) });
   }
 }
 

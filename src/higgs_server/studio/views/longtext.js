@@ -127,7 +127,8 @@ async function speak(pieces, { again = false } = {}) {
     const failed = pieces.find((piece) => !ready(piece));
     const refused = failed && problem.status >= 400 && problem.status < 500;
     const leaveOut = () => (reading.setPiece(failed, { skip: true }), speakOn());
-    complain(problem, refused ? { key: "longtext.leave_out", act: leaveOut } : { key: "dialogue.go_on", act: speakOn });
+    const goOn = failed ? { key: "dialogue.go_on", act: speakOn } : { key: "speak.retry", act: () => speak(pieces, { again }) };
+    complain(problem, refused ? { key: "longtext.leave_out", act: leaveOut } : goOn);
   }
 }
 

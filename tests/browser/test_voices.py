@@ -31,6 +31,27 @@ DRAFT = """async () => {
     return Array.from(samples);
 }"""
 
+WATCH_MICROPHONES = """() => {
+    const media = navigator.mediaDevices;
+    const open = media.getUserMedia.bind(media);
+    window.tracks = [];
+    media.getUserMedia = async (wanted) => {
+        const stream = await open(wanted);
+        window.tracks.push(...stream.getTracks());
+        return stream;
+    };
+}"""
+BREAK_WORKLETS = """() => {
+    const { AudioWorkletNode } = window;
+    window.mend = () => Object.assign(window, { AudioWorkletNode });
+    window.AudioWorkletNode = class {
+        constructor() {
+            throw new Error("no worklet");
+        }
+    };
+}"""
+MICROPHONES = "window.tracks.map(({ readyState }) => readyState)"
+
 
 @pytest.fixture
 def server(tiny_server: ServerProcess) -> ServerProcess:
@@ -99,6 +120,22 @@ def test_a_recording_from_the_microphone_is_what_was_said(studio: Studio) -> Non
     heard = set(hear_english(sound).lower().replace(",", "").replace(".", "").split())
     said = set(WORDS.lower().replace(",", "").replace(".", "").split())
     assert len(said & heard) >= 0.7 * len(said)
+
+
+def test_a_recording_that_cannot_begin_leaves_no_microphone_on_and_two_clicks_ask_once(studio: Studio) -> None:
+    page = studio.page
+    page.evaluate(WATCH_MICROPHONES)
+    page.evaluate(BREAK_WORKLETS)
+    studio.view("voices")
+    studio.button("Record").click()
+    expect(page.get_by_role("alert")).to_contain_text("Recording could not begin")
+    assert page.evaluate(MICROPHONES) == ["ended"]
+    page.evaluate("window.mend()")
+    studio.button("Record").evaluate("button => (button.click(), button.click())")
+    expect(studio.button("Stop recording")).to_be_visible()
+    studio.button("Stop recording").click()
+    expect(page.get_by_label("What is said in it")).not_to_have_value("")
+    assert page.evaluate(MICROPHONES) == ["ended", "ended"]
 
 
 def test_the_checks_advice_is_shown_before_anything_is_kept(studio: Studio, tmp_path: Path) -> None:

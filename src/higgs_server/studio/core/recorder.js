@@ -6,7 +6,7 @@ import { RATE, Sound, toInt16 } from "./sound.js";
 export const canRecord = () => Boolean(navigator.mediaDevices?.getUserMedia && window.AudioWorkletNode);
 
 /**
- * Starts to record. Raises what getUserMedia raises (NotAllowedError, NotFoundError …).
+ * Starts to record. Raises what getUserMedia raises (NotAllowedError, NotFoundError …), and what audio worklets do.
  * @returns {Promise<{live: Sound, stop: () => Promise<Sound>}>} `live` grows, roughly resampled, for the eye;
  *   `stop()` ends it and resolves to the recording at 24 kHz
  */
@@ -14,9 +14,20 @@ export async function record() {
   const stream = await navigator.mediaDevices.getUserMedia({
     audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },
   });
-  const context = new AudioContext();
-  await context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
-  const node = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0 });
+  let context;
+  let node;
+  async function release() {
+    stream.getTracks().forEach((track) => track.stop());
+    await context?.close();
+  }
+  try {
+    context = new AudioContext();
+    await context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
+    node = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0 });
+  } catch (error) {
+    await release();
+    throw error;
+  }
   const live = new Sound();
   const pieces = [];
   let heard = 0;
@@ -31,11 +42,10 @@ export async function record() {
   context.createMediaStreamSource(stream).connect(node);
 
   async function stop() {
-    stream.getTracks().forEach((track) => track.stop());
     node.port.onmessage = null;
     live.end();
     const { sampleRate } = context;
-    await context.close();
+    await release();
     return heard ? resample(pieces, heard, sampleRate) : Sound.of();
   }
   return { live, stop };

@@ -9,7 +9,7 @@ import { player } from "../core/player.js";
 import { canRecord, record } from "../core/recorder.js";
 import { server } from "../core/server.js";
 import { Sound, decode, wav } from "../core/sound.js";
-import { store } from "../core/store.js";
+import { keeper, store } from "../core/store.js";
 import { complain, say } from "../parts/notices.js";
 import { trimmer } from "../parts/trimmer.js";
 import { waveform } from "../parts/waveform.js";
@@ -26,6 +26,11 @@ const panel = h("fieldset", { class: "add-voice", "t:aria-label": "voices.add" }
 export const addVoice = [reason, panel];
 
 let sentence = 0;
+/** Whether the microphone was asked for: the browser's question may stand for long. */
+let asking = false;
+/** What is kept of the clip in hand, null while there is none. */
+let state = () => null;
+const keepDraft = keeper(DRAFT, () => state());
 
 export async function startAddVoice() {
   const grey = () => {
@@ -96,13 +101,18 @@ const nameOf = (file) => file.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}_-]+/
 
 /** The microphone, with the sentence to read in sight. */
 async function capture() {
+  if (asking) return;
+  asking = true;
   let recording;
   try {
     player.stop();
     recording = await record();
   } catch (error) {
-    complain(t(error.name === "NotFoundError" ? "voices.no_microphone" : "voices.microphone_refused"));
+    const key = { NotFoundError: "voices.no_microphone", NotAllowedError: "voices.microphone_refused" }[error.name];
+    complain(t(key ?? "voices.cannot_record", { reason: error.message }));
     return;
+  } finally {
+    asking = false;
   }
   const said = SENTENCES[language()][sentence];
   const time = h("span", { class: "time" }, "0.0 s");
@@ -136,11 +146,12 @@ function edit(sound, { name, transcript, from = 0, to = sound.seconds }, file = 
   const saveButton = h("button", { type: "button", class: "primary", t: "voices.save", onclick: () => save(false) });
   const tryButton = h("button", { type: "button", t: "voices.try", "t:title": "voices.try.help", onclick: hear });
   const clip = () => (file && !trim.trimmed ? file : wav(trim.samples()));
+  const samples = sound.slice();
+  state = () => ({ samples, name: nameInput.value, transcript: words.value, ...trim.limits });
 
   function keep() {
     fill(advice);
-    const { from: start, to: end } = trim.limits;
-    store.saveDraft(DRAFT, { samples: sound.slice(), name: nameInput.value, transcript: words.value, from: start, to: end }).catch(complain);
+    keepDraft().catch(complain);
   }
 
   async function busy(button, act) {
@@ -199,7 +210,8 @@ function edit(sound, { name, transcript, from = 0, to = sound.seconds }, file = 
 
   function restart() {
     if (player.sound === sound) player.stop();
-    store.saveDraft(DRAFT, null).catch(complain);
+    state = () => null;
+    keepDraft().catch(complain);
     choose();
   }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from browser.accessibility import serious_problems
 from browser.studio import Studio
@@ -14,6 +14,10 @@ from server_process import ServerProcess
 
 VIEWS = ("speak", "dialogue", "longtext", "voices")
 TEXT = "A short line."
+ASK_EARLY = """async () => {
+    const { ask } = await import("/studio/core/api.js");
+    ask("scenes").then(({ status }) => (window.answered = status));
+}"""
 
 
 def test_the_key_is_asked_for_once(open_studio: Callable[..., Studio], tmp_path: Path) -> None:
@@ -28,12 +32,22 @@ def test_the_key_is_asked_for_once(open_studio: Callable[..., Studio], tmp_path:
         expect(dialog).to_contain_text("did not take this key")
         dialog.get_by_role("button", name="Cancel").click()
         expect(studio.page.get_by_text("The server asks for a key.")).to_be_visible()
+        held: list[Route] = []
+        with_a_key = {"authorization"}
+        studio.page.route(
+            "**/scenes",
+            lambda route: route.continue_() if with_a_key & route.request.headers.keys() else held.append(route),
+        )
+        studio.page.evaluate(ASK_EARLY)
         studio.button("Enter the key").click()
         dialog.get_by_label("Key", exact=True).fill("s3cret")
         dialog.get_by_label("Keep it on this computer").check()
         dialog.get_by_role("button", name="Use this key").click()
         studio.wait_ready()
         studio.speak(TEXT, "belinda")
+        # An answer that comes late does not ask again.
+        held[0].continue_()
+        studio.page.wait_for_function("() => window.answered === 200")
         # Kept on this computer: another tab has it too.
         studio.page = studio.context.new_page()
         studio.open()

@@ -79,3 +79,11 @@ def test_markdown_becomes_its_words(studio: Studio) -> None:
 def test_code_points_become_places_in_javascripts_strings(studio: Studio) -> None:
     text = "a🌞b😀"
     assert call(studio, "reading", "offsets", text, 10) == [10, 11, 13, 14, 16]
+
+
+def test_code_for_a_take_without_a_scene_asks_for_none(studio: Studio) -> None:
+    kept = {"request": {"text": "Hi.", "ref_audio": None, "scene_prompt": None, "top_k": None}, "answer": {"seed": 3}}
+    for function in ("asCurl", "asPython"):
+        code = call(studio, "files", function, kept, False)
+        assert '"scene_prompt": ""' in code  # left out it would be the usual one
+        assert "null" not in code

@@ -55,8 +55,9 @@ export async function ask(path, { method, json, form, headers = {}, signal } = {
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    asking ??= askForKey(key !== "" && key === storedKey()).finally(() => (asking = null));
-    if (await asking) return ask(path, { method, json, form, headers, signal });
+    const entered = hasKey() && storedKey() !== key; // while this was on its way
+    if (!entered) asking ??= askForKey(key !== "" && key === storedKey()).finally(() => (asking = null));
+    if (entered || (await asking)) return ask(path, { method, json, form, headers, signal });
   }
   throw await refusal(response);
 }

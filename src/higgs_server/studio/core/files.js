@@ -21,6 +21,7 @@ export const fileName = (name) => name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " 
 /** The body of POST /v1/audio/speech that gives a take's sound again: same text, voice, parameters and seed. */
 export function speechBody({ request, answer }, format) {
   const { text, ref_audio, ...rest } = request;
+  if (rest.scene_prompt === null) rest.scene_prompt = ""; // no scene, also where nulls are left out
   return { model: "higgs-audio-v2", input: text, voice: ref_audio, ...rest, seed: answer?.seed ?? request.seed, response_format: format };
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import expect
@@ -49,6 +50,26 @@ def test_sliders_scene_voice_and_seed_are_what_is_asked_for(studio: Studio) -> N
     )  # fmt: skip
     assert body["ref_audio"].startswith("profile:")
     expect(studio.takes.first.locator(".chip.differs")).not_to_have_count(0)
+
+
+def test_typing_while_the_model_loads_keeps_scene_and_voice(studio: Studio, server: ServerProcess) -> None:
+    page = studio.page
+    page.get_by_label("Scene").select_option("small_hall")
+    page.get_by_role("radio", name="chadwick").check()
+    studio.text.fill("Before.")
+    loading = {**httpx.get(f"{server.url}/info").json(), "status": "loading", "is_loaded": False}
+    page.route("**/info", lambda route: route.fulfill(json=loading))
+    page.reload()
+    expect(studio.text).to_have_value("Before.")
+    studio.text.fill("Meanwhile.")
+    page.unroute("**/info")
+    studio.wait_ready()
+    expect(page.get_by_label("Scene")).to_have_value("small_hall")
+    expect(page.get_by_role("radio", name="chadwick")).to_be_checked()
+    studio.open()
+    expect(studio.text).to_have_value("Meanwhile.")
+    expect(page.get_by_label("Scene")).to_have_value("small_hall")
+    expect(page.get_by_role("radio", name="chadwick")).to_be_checked()
 
 
 def test_again_is_the_same_sound_and_another_take_is_not(studio: Studio) -> None:

@@ -192,15 +192,19 @@ def test_a_take_in_every_format_and_as_code_that_runs(studio: Studio, tmp_path: 
 
 
 def test_two_tabs_share_takes_and_keep_their_own_text(studio: Studio) -> None:
+    studio.speak("A short one.", "belinda")
     studio.text.fill("The text of the first tab.")
+    studio.takes.first.get_by_label("Name of the take").focus()
     first = studio.page
     studio.page = studio.context.new_page()
     studio.open()
+    expect(studio.takes).to_have_count(1)
     studio.speak(TEXT, "belinda")
     second, studio.page = studio.page, first
-    expect(studio.takes).to_have_count(1)
-    second.get_by_label("Name of the take").fill("Named in the second tab")
-    second.get_by_label("Name of the take").press("Enter")
+    expect(studio.takes).to_have_count(2)
+    expect(studio.takes.last.get_by_label("Name of the take")).to_be_focused()
+    second.get_by_label("Name of the take").first.fill("Named in the second tab")
+    second.get_by_label("Name of the take").first.press("Enter")
     expect(studio.takes.first.get_by_label("Name of the take")).to_have_value("Named in the second tab")
     expect(studio.takes.first).not_to_contain_text("Not finished")
     first.reload()

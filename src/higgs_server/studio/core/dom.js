@@ -31,6 +31,17 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** Gives an element these children in this order, and touches only those that are not in their place. */
+export function arrange(parent, children) {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let at = parent.firstElementChild;
+  for (const child of children) {
+    if (child === at) at = at.nextElementSibling;
+    else parent.insertBefore(child, at);
+  }
+}
+
 /** Listens on behalf of an element, until the element has left the page. */
 export function listen(element, target, type, listener) {
   let shown = false;

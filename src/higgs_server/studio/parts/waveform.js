@@ -88,8 +88,11 @@ export function waveform(sound, { expected = () => 0, selection = () => [0, Infi
     frame ||= requestAnimationFrame(draw);
   }
 
-  sound.addEventListener("grow", later);
-  sound.addEventListener("end", later);
+  if (!sound.ended) {
+    // Sounds outlive their pictures.
+    sound.addEventListener("grow", later);
+    sound.addEventListener("end", () => (sound.removeEventListener("grow", later), later()), { once: true });
+  }
   canvas.addEventListener("draw", later);
   listen(canvas, player, "change", later);
   listen(canvas, document, "themechange", later);

@@ -1,6 +1,6 @@
 // The lines of a dialogue as a list that is written in: a row a line, kept light enough for hundreds of them.
 
-import { h, icon, fill } from "../core/dom.js";
+import { arrange, fill, h, icon } from "../core/dom.js";
 import { USUAL_PAUSE } from "../core/dialogue.js";
 import { clock, t } from "../core/i18n.js";
 import { player } from "../core/player.js";
@@ -260,15 +260,4 @@ export function scriptList(dialogue, { activate, tools, make, stop, making, newS
     for (const item of list.querySelectorAll('[data-state="ready"]')) drawLine(lineOf(item));
   });
   return { element: list, focus, show, paste, remove, write, heard, active, drawLine, textOf };
-}
-
-/** Gives an element these children in this order, and touches only those that are not in their place. */
-function arrange(parent, children) {
-  const wanted = new Set(children);
-  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
-  let at = parent.firstElementChild;
-  for (const child of children) {
-    if (child === at) at = at.nextElementSibling;
-    else parent.insertBefore(child, at);
-  }
 }

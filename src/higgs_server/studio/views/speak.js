@@ -1,7 +1,7 @@
 // Speak: a text, a voice and how it is said, and the takes that came of it.
 // Knows nothing of how sound is fetched, kept or played.
 
-import { fill, h, icon } from "../core/dom.js";
+import { arrange, fill, h, icon } from "../core/dom.js";
 import { clock, t } from "../core/i18n.js";
 import { library } from "../core/library.js";
 import { player } from "../core/player.js";
@@ -42,12 +42,14 @@ let running = null;
 /** @type {string | null} the draft's scene, until the list of scenes has come */
 let wantedScene = "quiet_indoor";
 
+const chosenScene = () => (library.scenes.length ? scene.value : wantedScene);
+
 function draft() {
-  return { text: text.value, voice: voices.value, scene: scene.value || wantedScene, values: sliders.value };
+  return { text: text.value, voice: voices.value, scene: chosenScene(), values: sliders.value };
 }
 
 function keep() {
-  wantedScene = scene.value;
+  wantedScene = chosenScene();
   showCount();
   showScene();
   store.saveDraft(VIEW, draft()).catch(complain);
@@ -140,7 +142,7 @@ const title = (words) => words.replace(/\s+/g, " ").slice(0, 48);
 
 function drawTakes() {
   takes.forEach((take, index) => cards.has(take) || cards.set(take, card(take, takes[index + 1])));
-  fill(list, takes.map((take) => cards.get(take)));
+  arrange(list, takes.map((take) => cards.get(take)));
   empty.hidden = takes.length > 0;
 }
 

@@ -24,7 +24,7 @@ Asked = TypeVar("Asked", bound=SpeechRequest)
 
 UPLOADED_VOICE = "upload"
 MAX_REF_TEXT_BYTES = 64 * 1024
-LARGE_BYTES, LARGE_AT_ONCE = 2**20, 8
+LARGE_BYTES, LARGE_AT_ONCE = 2**20, 32
 """Bodies of that size and above, of which so many are read at the same time: each lies in memory whole."""
 
 

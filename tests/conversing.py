@@ -7,14 +7,12 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from server_process import ServerProcess
-
 Message = bytes | dict[str, Any]
 
 
-def connected(server: ServerProcess, **options: Any) -> ClientConnection:
-    """A new session; use it in a `with`."""
-    return connect(server.url.replace("http", "ws") + "/v1/audio/speech/stream", **options)
+def connected(url: str, **options: Any) -> ClientConnection:
+    """A new session with the server at this address; use it in a `with`."""
+    return connect(url.replace("http", "ws", 1) + "/v1/audio/speech/stream", **options)
 
 
 def send(socket: ClientConnection, kind: str, **fields: Any) -> None:

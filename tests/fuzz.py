@@ -17,7 +17,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 from schemathesis.specs.openapi.checks import ignored_auth
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+
+from conversing import connected
 
 REFUSED = {400, 401, 404, 413, 415, 422}
 SECONDS = 60.0
@@ -136,12 +137,11 @@ def fuzz_messages(url: str, examples: int, *, derandomize: bool) -> set[str]:
     Each session ends: with `session.done` once all text was said, or by being closed in order.
     """
     seen: set[str] = set()
-    address = url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
 
     @_settings(examples, derandomize)
     @given(frames=st.lists(_FRAME, max_size=8))
     def talk(frames: list[str | bytes]) -> None:
-        with connect(address, open_timeout=SECONDS, close_timeout=SECONDS) as socket:
+        with connected(url, open_timeout=SECONDS, close_timeout=SECONDS) as socket:
             try:
                 for frame in frames:
                     socket.send(frame.encode("utf-8", "replace").decode() if isinstance(frame, str) else frame)

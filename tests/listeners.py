@@ -211,7 +211,7 @@ async def _websocket(self: Listeners, client: Client, utterance: Utterance) -> N
                 sound += message
                 continue
             event = json.loads(message)
-            if event["type"] == "error" and event["code"] in ("overloaded", "rate_limited"):
+            if event["type"] == "error" and event["code"] in ("overloaded", "rate_limit", "not_ready"):
                 raise Refused
             if event["type"] == "error":
                 raise Unfinished(str(event))

@@ -19,6 +19,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120.0
+KEY = "s3cret"
+"""What `keyed_server` asks for."""
 
 
 class ServerProcess:

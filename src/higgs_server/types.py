@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 SAMPLING_RATE = 24_000
 """Samples a second of everything spoken here: mono, both models' native rate."""
@@ -234,10 +235,25 @@ class SamplingParams(BaseModel):
     ] = 2
 
 
+def _whole_characters(text: str) -> str:
+    """Refuses a lone surrogate: JSON cannot bring one, Python and a command line can, and no tokenizer reads it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "half_a_character", "character {place} is half of one: send valid Unicode", {"place": error.start + 1}
+        ) from None
+    return text
+
+
 class SpeechRequest(SamplingParams):
     """One utterance as a client asks for it: the JSON body of `POST /generate`, names not resolved yet."""
 
-    text: Annotated[str, Field(description="What to say. `[SPEAKER0] …` lines give each speaker a voice.")]
+    text: Annotated[
+        str,
+        AfterValidator(_whole_characters),
+        Field(description="What to say. `[SPEAKER0] …` lines give each speaker a voice."),
+    ]
     ref_audio: Annotated[
         str | None,
         Field(description="A voice's name, `a,b` for SPEAKER0 and SPEAKER1, or `profile:NAME`; null for any voice."),

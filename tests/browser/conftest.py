@@ -82,16 +82,8 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
 
 
 @pytest.fixture
-def held_server(held_voice: FaultyServer) -> Iterator[FaultyServer]:
+def held_server(faulty_voice: FaultyServer) -> Iterator[FaultyServer]:
     """The embedded voice, which says belinda's next sentence when the test lets it."""
-    held_voice.control("hold", "voice")
-    yield held_voice
-    held_voice.control("free", "voice")
-
-
-@pytest.fixture(scope="session")
-def held_voice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
-    """A ready server with the embedded voice that can be held."""
-    with FaultyServer(["--model-path", "embedded"], cwd=tmp_path_factory.mktemp("held")) as process:
-        process.wait_ready()
-        yield process
+    faulty_voice.control("hold", "voice")
+    yield faulty_voice
+    faulty_voice.control("free", "voice")

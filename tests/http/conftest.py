@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from make_tiny_checkpoint import make_tiny_checkpoint
-from server_process import FaultyServer, ServerProcess
+from server_process import KEY, FaultyServer, ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,13 @@ def _serving(folder: Path, layout: Any) -> Iterator[ServerProcess]:
     # What is uploaded stays there.
     with ServerProcess(["--model-path", str(folder)], cwd=folder) as process:
         process.wait_ready()
+        yield process
+
+
+@pytest.fixture(scope="session")
+def keyed_server() -> Iterator[ServerProcess]:
+    """A server that asks for KEY."""
+    with ServerProcess(["--model-path", "embedded", "--api-key", KEY]) as process:
         yield process
 
 

@@ -3,7 +3,6 @@ meanwhile, so that nothing here depends on speed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -11,9 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from answers import events
+from conversing import connected, receive_until, send
 from server_process import FaultyServer
 
 BODY = {"text": "Hello there.", "seed": 5, "max_new_tokens": 30}
@@ -25,6 +25,9 @@ PATHS = {
     "speech": ("/v1/audio/speech", {"json": SPEECH}),
     "sse": ("/v1/audio/speech", {"json": {**SPEECH, "stream_format": "sse"}}),
 }
+
+STEPS_TO_SOUND = 30
+"""More than the 21 after which the codec has its first window, and few: they must fit into a deadline."""
 
 
 @pytest.fixture
@@ -73,18 +76,10 @@ def callers(server: FaultyServer) -> Iterator[Callers]:
 @contextmanager
 def session(server: FaultyServer, **headers: str) -> Iterator[ClientConnection]:
     """A WebSocket that has asked for one sentence."""
-    url = server.url.replace("http", "ws") + "/v1/audio/speech/stream"
-    with connect(url, additional_headers=headers) as socket:
-        socket.send(json.dumps({"type": "session.config", "seed": 5, "max_new_tokens": 30}))
-        socket.send(json.dumps({"type": "input.text", "text": "Hello there. "}))
+    with connected(server.url, additional_headers=headers) as socket:
+        send(socket, "session.config", seed=5, max_new_tokens=30)
+        send(socket, "input.text", text="Hello there. ")
         yield socket
-
-
-def errors_of(socket: ClientConnection) -> dict[str, Any]:
-    while True:
-        message = socket.recv(timeout=60)
-        if isinstance(message, str) and json.loads(message)["type"] == "error":
-            return json.loads(message)  # type: ignore[no-any-return]
 
 
 def test_past_the_queue_every_transport_is_told_when_to_come_back(server: FaultyServer, callers: Callers) -> None:
@@ -100,7 +95,7 @@ def test_past_the_queue_every_transport_is_told_when_to_come_back(server: Faulty
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.headers["retry-after"] in (error.get("message") or answer.json()["message"])
     with session(server) as socket:
-        assert errors_of(socket)["code"] == "overloaded"
+        assert receive_until(socket, "error")[-1]["code"] == "overloaded"
     server.control("free", "prefill")
     wait(callers.requests)
     assert [request.result().status_code for request in callers.requests[:5]] == [200] * 5
@@ -139,7 +134,7 @@ def test_a_deadline_that_passes_before_the_first_sound(server: FaultyServer, cal
         # The step it was in is still held; nobody else waits for it.
         assert server.inside()["running"] == 0
     with session(server, **{"x-request-timeout": "0.2"}) as socket:
-        assert errors_of(socket)["code"] == "deadline_exceeded"
+        assert receive_until(socket, "error")[-1]["code"] == "deadline_exceeded"
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "inf", "nan", ""])
@@ -154,7 +149,7 @@ def test_a_deadline_that_passes_amid_the_sound(faulty_server: FaultyServer) -> N
     long = {"seed": 5, "max_new_tokens": 1_500}
     text = "Hello there, and so on, " * 30
     server.idle()
-    server.control("hold", "decode", after=60)
+    server.control("hold", "decode", after=STEPS_TO_SOUND)
     with httpx.Client(base_url=server.url, headers={"x-request-timeout": "4"}, timeout=60) as client:
         found = list(events(client.post("/generate-stream", json={**long, "text": text}).iter_lines()))
         assert "audio" in {event["type"] for event in found}
@@ -162,7 +157,7 @@ def test_a_deadline_that_passes_amid_the_sound(faulty_server: FaultyServer) -> N
         assert found[-2]["error"]["code"] == "deadline_exceeded"
         server.control("free", "decode")
         server.idle()
-        server.control("hold", "decode", after=60)
+        server.control("hold", "decode", after=STEPS_TO_SOUND)
         body = {**long, "input": text, "response_format": "pcm"}
         with client.stream("POST", "/v1/audio/speech", json=body) as answer:
             assert answer.status_code == 200

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import socket as sockets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +17,15 @@ from websockets.sync.client import ClientConnection
 from answers import generated_samples
 from conversing import connected, of_type, receive_until, say, send, sound
 from decoders import decode
-from server_process import ServerProcess
+from metrics_of import idle_metrics
+from server_process import KEY, ServerProcess
 
 SESSIONS = 8
 
 
 @pytest.fixture
 def socket(server: ServerProcess) -> Iterator[ClientConnection]:
-    with connected(server) as socket:
+    with connected(server.url) as socket:
         yield socket
 
 
@@ -152,7 +153,7 @@ def test_ending_in_the_middle_frees_everything(native_server: ServerProcess, end
     process = psutil.Process(native_server.process.pid)
 
     def session() -> None:
-        with connected(native_server) as socket:
+        with connected(native_server.url) as socket:
             assert socket.response
             request_id = socket.response.headers["x-request-id"]
             send(socket, "input.text", text="This goes on and on without an end in sight, as it seems. " * 200)
@@ -162,27 +163,22 @@ def test_ending_in_the_middle_frees_everything(native_server: ServerProcess, end
             end(socket)
         native_server.wait_for(rf"\[{request_id}\].* WEBSOCKET ")
 
-    with httpx.Client(base_url=native_server.url) as client:
+    session()
+    idle_metrics(native_server.url)
+    threads = process.num_threads()
+    for _ in range(SESSIONS):
         session()
-        slots_used(client)
-        threads = process.num_threads()
-        for _ in range(SESSIONS):
-            session()
-        # A pool may have grown by a few; what a session left behind would be there for each of them.
-        while slots_used(client) or process.num_threads() >= threads + SESSIONS:
-            pass
+    idle_metrics(native_server.url)
+    # A pool may have grown by a few; what a session left behind would be there for each of them.
+    until = time.monotonic() + 60
+    while process.num_threads() >= threads + SESSIONS:
+        assert time.monotonic() < until, f"{threads} threads, then {process.num_threads()}"
+        time.sleep(0.05)
 
 
-def slots_used(client: httpx.Client) -> float:
-    found = re.search(r"^higgs_slots_used (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    assert found
-    return float(found[1])
-
-
-def test_the_key_is_asked_for_here_too() -> None:
-    with ServerProcess(["--model-path", "embedded", "--api-key", "s3cret"]) as server:
-        with pytest.raises(InvalidStatus) as error, connected(server):
-            pass
-        assert error.value.response.status_code == 403
-        with connected(server, additional_headers={"Authorization": "Bearer s3cret"}) as socket:
-            send(socket, "session.close")
+def test_the_key_is_asked_for_here_too(keyed_server: ServerProcess) -> None:
+    with pytest.raises(InvalidStatus) as error, connected(keyed_server.url):
+        pass
+    assert error.value.response.status_code == 403
+    with connected(keyed_server.url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+        send(socket, "session.close")

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from answers import events
+from conversing import connected, send
 from server_process import FaultyServer
 
 TEXT = "Hello there, this goes on for a while."
@@ -54,10 +54,10 @@ FAULTS += [("codec", "error"), ("codec-thread", "error"), ("engine", "error")]
 
 def session(server: FaultyServer) -> Iterator[Any]:
     """The messages of a WebSocket that speaks two sentences."""
-    with connect(server.url.replace("http", "ws") + "/v1/audio/speech/stream") as socket:
-        socket.send(json.dumps({"type": "session.config", "seed": 5, "max_new_tokens": 200}))
-        socket.send(json.dumps({"type": "input.text", "text": f"{LONG}. {LONG}."}))
-        socket.send(json.dumps({"type": "input.done"}))
+    with connected(server.url) as socket:
+        send(socket, "session.config", seed=5, max_new_tokens=200)
+        send(socket, "input.text", text=f"{LONG}. {LONG}.")
+        send(socket, "input.done")
         for message in socket:
             yield message if isinstance(message, bytes) else json.loads(message)
 
@@ -150,18 +150,16 @@ def test_a_client_that_knows_no_chunks_sees_that_its_answer_was_cut_off(server: 
             list(iter(lambda: connection.recv(65_536), b""))
 
 
-def test_a_fault_of_the_embedded_voice() -> None:
-    with FaultyServer(["--model-path", "embedded"]) as server:
-        server.wait_ready()
-        body = {"text": "One. Two. Three."}
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            sound = client.post("/generate", json=body).raise_for_status().json()["audio_base64"]
-            server.control("break", "voice")
-            answer = client.post("/generate", json=body)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
-            server.control("break", "voice", after=2)
-            found = list(events(client.post("/generate-stream", json=body).iter_lines()))
-            assert "audio" in {event["type"] for event in found}
-            assert [event["type"] for event in found[-2:]] == ["error", "[DONE]"]
-            assert client.get("/ready").status_code == 200
-            assert client.post("/generate", json=body).json()["audio_base64"] == sound
+def test_a_fault_of_the_embedded_voice(faulty_voice: FaultyServer) -> None:
+    body = {"text": "One. Two. Three."}
+    with httpx.Client(base_url=faulty_voice.url, timeout=60) as client:
+        sound = client.post("/generate", json=body).raise_for_status().json()["audio_base64"]
+        faulty_voice.control("break", "voice")
+        answer = client.post("/generate", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+        faulty_voice.control("break", "voice", after=2)
+        found = list(events(client.post("/generate-stream", json=body).iter_lines()))
+        assert "audio" in {event["type"] for event in found}
+        assert [event["type"] for event in found[-2:]] == ["error", "[DONE]"]
+        assert client.get("/ready").status_code == 200
+        assert client.post("/generate", json=body).json()["audio_base64"] == sound

@@ -185,7 +185,7 @@ def test_every_transport_and_format_has_the_same_samples(native_server: ServerPr
             return speech(client, form, text, voice=None, **request, **fields)
 
         def conversed(form: str) -> bytes:
-            with connected(native_server) as socket:
+            with connected(native_server.url) as socket:
                 return sound(say(socket, text, response_format=form, **request))
 
         def heard_in_events(form: str) -> bytes:

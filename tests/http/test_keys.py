@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
+from conversing import connected, of_type, say
 from server_process import ServerProcess
 
 ORIGIN = "https://studio.example"
@@ -65,15 +64,10 @@ def test_a_caller_s_minute(server: ServerProcess, client: httpx.Client) -> None:
 
 
 def test_each_sentence_of_a_session_counts(server: ServerProcess) -> None:
-    with connect(
-        f"{server.url.replace('http', 'ws')}/v1/audio/speech/stream", additional_headers=key("c-key")
-    ) as session:
-        for number in range(RATE + 1):
-            session.send(json.dumps({"type": "input.text", "text": f"Number {number}. "}))
-        session.send(json.dumps({"type": "input.done"}))
-        messages = [json.loads(message) for message in session if isinstance(message, str)]
-    assert [message["type"] for message in messages].count("audio.done") == RATE
-    assert [message["code"] for message in messages if message["type"] == "error"] == ["rate_limit"]
+    with connected(server.url, additional_headers=key("c-key")) as session:
+        messages = say(session, *(f"Number {number}. " for number in range(RATE + 1)))
+    assert len(of_type(messages, "audio.done")) == RATE
+    assert [error["code"] for error in of_type(messages, "error")] == ["rate_limit"]
 
 
 def test_so_many_at_the_same_time(server: ServerProcess, client: httpx.Client) -> None:
@@ -88,10 +82,7 @@ def test_so_many_at_the_same_time(server: ServerProcess, client: httpx.Client) -
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit"
         assert refused.headers["retry-after"] == "1"
-        with (
-            pytest.raises(InvalidStatus),
-            connect(f"ws://{url.host}:{url.port}/v1/audio/speech/stream", additional_headers=key("d-key")),
-        ):
+        with pytest.raises(InvalidStatus), connected(server.url, additional_headers=key("d-key")):
             pass
         assert client.post("/plan", json={"text": "Hello."}, headers=key("b-key")).status_code == 200
     # Both are gone, and their places free as soon as the server has noticed.

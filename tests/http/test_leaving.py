@@ -3,7 +3,6 @@ is under way, and nothing more is done for it. The model is held still at the mo
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from websockets.sync.client import connect
 
+from conversing import connected, send
 from higgs_server.audio import wav
 from server_process import FaultyServer
 
@@ -45,16 +44,15 @@ def server(faulty_server: FaultyServer) -> Iterator[FaultyServer]:
 @contextmanager
 def asking(server: FaultyServer, transport: str) -> Iterator[None]:
     """A client that has sent its request, and is gone at the end of the block without a word."""
-    url = httpx.URL(server.url)
     if transport in REQUESTS:
         with sending(server, *REQUESTS[transport]):
             yield
         return
-    with connect(f"ws://{url.host}:{url.port}/v1/audio/speech/stream") as session:
-        session.send(json.dumps({"type": "session.config", **FIELDS}))
-        session.send(json.dumps({"type": "input.text", "text": f"{TEXT}. Next"}))
+    with connected(server.url) as session:
+        send(session, "session.config", **FIELDS)
+        send(session, "input.text", text=f"{TEXT}. Next")
         if transport == "websocket that is done":
-            session.send(json.dumps({"type": "input.done"}))
+            send(session, "input.done")
         yield
         with suppress(OSError):  # the server may have ended it
             session.socket.shutdown(socket.SHUT_RDWR)
@@ -107,14 +105,16 @@ def test_who_leaves_the_queue_is_never_spoken_for(server: FaultyServer, transpor
 
 def test_who_leaves_while_its_clip_is_read_is_never_spoken_for(server: FaultyServer) -> None:
     clip = wav.encode(np.sin(np.arange(24_000) / 20).astype(np.float32))
-    before = server.inside()["calls"].get("prefill", 0)
+    calls = server.inside()["calls"]
+    body = {"data": NATIVE, "files": {"ref_audio_file": ("clip.wav", clip)}, "headers": {"x-request-id": "clip-leaver"}}
     server.control("hold", "encode")
-    with sending(server, "/generate-upload", {"data": NATIVE, "files": {"ref_audio_file": ("clip.wav", clip)}}):
-        server.until(lambda inside: inside["calls"].get("encode", 0) == 1)
-    server.wait_for_news()
+    with sending(server, "/generate-upload", body):
+        server.until(lambda inside: inside["calls"].get("encode", 0) == calls.get("encode", 0) + 1)
+    server.until(lambda inside: inside["running"] == 0)
     server.control("free", "encode")
-    server.wait_for(r"POST /generate-upload (499|closed)")
-    assert server.inside()["calls"].get("prefill", 0) == before
+    server.wait_for(r"\[clip-leaver\] higgs_server\.access: POST /generate-upload (499|closed)")
+    server.idle()
+    assert server.inside()["calls"].get("prefill", 0) == calls.get("prefill", 0)
 
 
 def test_nothing_is_left_behind(server: FaultyServer) -> None:

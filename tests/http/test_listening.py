@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from answers import events
+from conversing import connected, send
 from server_process import FaultyServer, ServerProcess
 
 LONG = {"text": "This is one of very many sentences that are all alike. " * 300, "chunk_method": "word"}
@@ -99,12 +99,12 @@ def test_a_request_in_drops_is_cut_off_and_one_that_flows_is_not(server: ServerP
 def test_who_never_reads_is_cut_off(server: ServerProcess, path: str) -> None:
     name = path.replace("/", "-").strip("-")
     if path == "websocket":
-        url = httpx.URL(server.url)
-        with connection(server, SO_RCVBUF=4096) as raw:
-            address = f"ws://{url.host}:{url.port}/v1/audio/speech/stream"
-            with connect(address, sock=raw, max_queue=1, close_timeout=1) as session:
-                session.send(json.dumps({"type": "input.text", "text": LONG["text"]}))
-                server.wait_for(r"SENTENCE .* cancelled", 60)
+        with (
+            connection(server, SO_RCVBUF=4096) as raw,
+            connected(server.url, sock=raw, max_queue=1, close_timeout=1) as session,
+        ):
+            send(session, "input.text", text=LONG["text"])
+            server.wait_for(r"SENTENCE .* cancelled", 60)
         return
     body = json.dumps(
         LONG if path == "/generate-stream" else {"input": LONG["text"], "response_format": "pcm"}
@@ -150,8 +150,8 @@ class Ending:
 
     def _session(self) -> list[Any]:
         found: list[Any] = []
-        with connect(self._server.url.replace("http", "ws") + "/v1/audio/speech/stream") as session:
-            session.send(json.dumps({"type": "input.text", "text": "Hello there. How are you? And"}))
+        with connected(self._server.url) as session:
+            send(session, "input.text", text="Hello there. How are you? And")
             try:
                 while True:
                     message = session.recv(timeout=60)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
+from conversing import connected, say, send
 from server_process import ServerProcess
 
 MARK = "Quincunx"
@@ -36,11 +36,9 @@ def test_every_line_is_json_and_none_has_what_users_said(client: httpx.Client, s
     client.post("/v1/audio/speech", json={"input": f"{MARK}.", "ref_audio": f"data:audio/wav;base64,{MARK}"})
     client.post("/generate-upload", data={"text": MARK, "ref_text": MARK}, files={"ref_audio_file": (MARK, b"x")})
     client.post("/generate", content=f"{{{MARK}".encode(), headers={"content-type": "application/json"})
-    with connect(f"{server.url.replace('http', 'ws', 1)}/v1/audio/speech/stream") as socket:
-        for message in ({"type": MARK}, {"type": "input.text", "text": f"{MARK}."}, {"type": "input.done"}):
-            socket.send(json.dumps(message))
-        for _ in socket:
-            pass
+    with connected(server.url) as socket:
+        send(socket, MARK)
+        say(socket, f"{MARK}.")
     client.get("/last", headers={"x-request-id": "the-last"})
     server.wait_for('"request_id": "the-last"')
     lines = [json.loads(line) for line in server.lines]

@@ -43,6 +43,7 @@ def test_it_is_as_able_as_the_server_behind_it(client: httpx.Client, behind: htt
         {"top_k": None, "ras_win_len": None, "temperature": 1.4},
         {"scene_prompt": "reading_blog", "ref_audio": "belinda"},
         {"text": "[SPEAKER0] Hello there.\n[SPEAKER1] Good morning."},
+        {"text": "Hello there. [laugh]"},
         {
             "text": "Two pieces. One text.",
             "chunk_method": "word",
@@ -50,7 +51,7 @@ def test_it_is_as_able_as_the_server_behind_it(client: httpx.Client, behind: htt
             "generation_chunk_buffer_size": 0,
         },
     ],
-    ids=["plain", "no-scene", "off", "scene-and-voice", "speakers", "pieces"],
+    ids=["plain", "no-scene", "off", "scene-and-voice", "speakers", "sounds", "pieces"],
 )
 def test_the_answer_is_the_one_of_the_server_behind_it(
     client: httpx.Client, behind: httpx.Client, fields: dict[str, Any]

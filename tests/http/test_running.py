@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server_process import ROOT, ServerProcess
+from server_process import KEY, ROOT, ServerProcess
 
 
 def test_the_port_answers_while_the_model_loads() -> None:
@@ -57,26 +57,24 @@ def test_a_model_that_cannot_be_had_leaves_the_server_up(model_path: str, says: 
         assert client.get("/voices").json()["count"] == 8
 
 
-def test_with_a_key_every_endpoint_but_health_asks_for_it() -> None:
-    with ServerProcess(["--model-path", "embedded", "--api-key", "s3cret"]) as server:
-        client = httpx.Client(base_url=server.url)
+def test_with_a_key_every_endpoint_but_health_asks_for_it(keyed_server: ServerProcess) -> None:
+    with httpx.Client(base_url=keyed_server.url) as client:
         assert client.get("/health").status_code == 200
         for path in ("/", "/info", "/voices", "/ready", "/docs", "/openapi.json"):
             for headers in (
                 {},
                 {"x-api-key": "wrong"},
-                {"authorization": "Bearer s3cre"},
-                {"authorization": "Basic s3cret"},
+                {"authorization": f"Bearer {KEY[:-1]}"},
+                {"authorization": f"Basic {KEY}"},
             ):
                 answer = client.get(path, headers=headers)
                 assert answer.status_code == 401
                 assert answer.json()["error"]["code"] == "unauthorized"
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert client.post("/generate", json={"text": "x"}).status_code == 401
-        assert client.get("/info", headers={"x-api-key": "s3cret"}).status_code == 200
-        assert client.get("/info", headers={"authorization": "bearer s3cret"}).status_code == 200
-        client.close()
-        assert "s3cret" not in server.log
+        assert client.get("/info", headers={"x-api-key": KEY}).status_code == 200
+        assert client.get("/info", headers={"authorization": f"bearer {KEY}"}).status_code == 200
+    assert KEY not in keyed_server.log
 
 
 def test_flags_survive_reload(tmp_path: Path) -> None:

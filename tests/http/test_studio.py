@@ -49,9 +49,8 @@ def test_all_files_together_are_small() -> None:
     assert sum(file.stat().st_size for file in STUDIO.rglob("*") if file.is_file()) < 300_000
 
 
-def test_with_a_key_the_page_opens_and_the_api_still_asks() -> None:
-    arguments = ["--model-path", "embedded", "--api-key", "s3cret"]
-    with ServerProcess(arguments) as server, httpx.Client(base_url=server.url) as client:
+def test_with_a_key_the_page_opens_and_the_api_still_asks(keyed_server: ServerProcess) -> None:
+    with httpx.Client(base_url=keyed_server.url) as client:
         assert client.get("/", headers=BROWSER).status_code == 200
         assert client.get("/studio/main.js").status_code == 200
         for path in ("/", "/info", "/studio", "/studioinfo"):

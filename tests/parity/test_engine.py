@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from higgs_server.synthesizer import Synthesizer
 from higgs_server.types import InvalidRequest, SamplingParams
 from onnx_network import onnx_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINT = GOLDEN / "higgs-v2-tiny-original"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "greedy_codes.json").read_text("utf-8"))["cases"]
@@ -40,15 +41,6 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def prompts(network: HiggsNetwork) -> list[list[Run]]:
     tokenizer = HiggsTokenizer(CHECKPOINT, network.config)
     return [tokenizer.runs(case["prompt"], [np.array(clip) for clip in case["reference_codes"]]) for case in CASES]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """One torch thread: handing tensors this small to several costs far more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rows_of(handle: Handle) -> list[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,20 +22,14 @@ from make_tiny_checkpoint import tiny_weights, write_language_model
 from onnx_network import onnx_network
 from reference_loop import length
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TINY = HiggsConfig.from_folder(Path(__file__).parents[1] / "golden" / "higgs-v2-tiny-original")
 TRUE_WIDTH = replace(
     TINY, hidden_size=3072, num_layers=1, num_heads=24, num_kv_heads=8, head_dim=128, text_ffn_size=64,
     audio_ffn_size=8192, audio_ffn_layers=frozenset([0]),
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

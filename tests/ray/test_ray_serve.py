@@ -17,9 +17,9 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.sync.client import connect
 
 from answers import events, generated_samples, streamed_samples
+from conversing import connected, receive_until, send
 from make_tiny_checkpoint import make_tiny_checkpoint
 from ray_cluster import RayCluster
 
@@ -162,16 +162,16 @@ def test_sound_passes_the_proxy_while_it_is_made(client: httpx.Client, cluster: 
         assert sum(metric(client, "higgs_requests_running").values()) == 1
         assert next(event for event in found if event["type"] == "progress")["chunk"] < 50
 
-    with connect(cluster.url.replace("http", "ws") + "/v1/audio/speech/stream") as socket:
-        socket.send(json.dumps({"type": "session.config", "response_format": "pcm", "seed": 5, "max_new_tokens": 100}))
-        socket.send(json.dumps({"type": "input.text", "text": "The first sentence. The sec"}))
-        heard: list[Any] = [socket.recv(timeout=60)]
-        while not isinstance(heard[-1], bytes):
-            heard.append(socket.recv(timeout=60))
+    with connected(cluster.url) as socket:
+        send(socket, "session.config", response_format="pcm", seed=5, max_new_tokens=100)
+        send(socket, "input.text", text="The first sentence. The sec")
+        while not isinstance(socket.recv(timeout=60), bytes):
+            pass
         # Sound of the first sentence is here before the second one is written.
-        socket.send(json.dumps({"type": "input.text", "text": "ond one."}))
-        socket.send(json.dumps({"type": "input.done"}))
-        kinds = [json.loads(message)["type"] for message in socket if isinstance(message, str)]
+        send(socket, "input.text", text="ond one.")
+        send(socket, "input.done")
+        rest = receive_until(socket, "session.done")
+    kinds = [message["type"] for message in rest if not isinstance(message, bytes)]
     assert kinds == ["audio.done", "audio.start", "audio.done", "session.done"]
 
 

@@ -130,6 +130,9 @@ def test_what_cannot_be_spoken_is_refused_before_the_first_chunk(synthesizer: Sy
         synthesizer.stream("Hi", temperature=9)
     with pytest.raises(InvalidRequest, match="seed"):
         synthesizer.generate("Hi", seed="x")
+    for speak in (synthesizer.stream, synthesizer.generate):
+        with pytest.raises(InvalidRequest, match="text: character 4 is half of one"):
+            speak("Hi \ud800!")
     with pytest.raises(Unsupported, match="codec"):
         synthesizer.generate_codes("prompt")
 

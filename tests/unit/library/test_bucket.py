@@ -18,29 +18,14 @@ from higgs_server.library.voices import VoiceLibrary
 from higgs_server.settings import BadSettings, Settings
 from higgs_server.types import NotFound, StorageFailed
 from shelf import Shelf
+from unit.library.changes import BEFORE, CHANGES, Crash, content, fill, race
 
-BEFORE = {"a.wav": b"old clip", "a.txt": b"old words", "other.wav": b"other"}
-CHANGES: list[dict[str, bytes | None]] = [
-    {"a.wav": b"new clip", "a.txt": b"new words"},
-    {"a.wav": b"new clip", "a.txt": None},
-    {"a.wav": None, "a.txt": None, "b.wav": b"old clip", "b.txt": b"old words"},
-]
 WRITES = ("pipe_file", "cp_file", "rm_file")
 
 
-class Crash(BaseException):
-    """The process dies here."""
-
-
 def filled(path: Path) -> Bucket:
-    path.mkdir()
-    for name, data in BEFORE.items():
-        (path / name).write_bytes(data)
+    fill(path)
     return Bucket(f"shelf://{path}")
-
-
-def content(folder: Bucket) -> dict[str, bytes | None]:
-    return folder.read(lambda view: {name: view.read(name) for name in view.versions})
 
 
 @pytest.fixture
@@ -94,33 +79,7 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new(
 
 
 def test_writers_at_once_lose_nothing_and_readers_see_no_mixture(tmp_path: Path) -> None:
-    ended = threading.Event()
-
-    def write(writer: int) -> None:
-        own = Bucket(f"shelf://{tmp_path}/deep/bucket")
-        for turn in range(6):
-            both = f"{writer}-{turn}".encode()
-            with own.locked():
-                own.change({f"{writer}-{turn}.wav": b"kept", "a.wav": both, "a.txt": both})
-
-    def read(_: int) -> int:
-        own = Bucket(f"shelf://{tmp_path}/deep/bucket")
-        seen = set()
-        while not ended.is_set():
-            clip, words = own.read(lambda view: (view.read("a.wav"), view.read("a.txt")))
-            assert clip == words
-            seen.add(clip)
-        return len(seen)
-
-    with ThreadPoolExecutor(5) as pool:
-        readers = [pool.submit(read, number) for number in range(2)]
-        try:
-            list(pool.map(write, range(3)))
-        finally:
-            ended.set()
-        assert max(reader.result() for reader in readers) > 1
-    kept = {name for name in content(Bucket(f"shelf://{tmp_path}/deep/bucket")) if name not in ("a.wav", "a.txt")}
-    assert kept == {f"{writer}-{turn}.wav" for writer in range(3) for turn in range(6)}
+    race(lambda: Bucket(f"shelf://{tmp_path}/deep/bucket"), turns=6)
 
 
 def test_a_lock_of_the_dead_is_broken_once(tmp_path: Path, short_lease: None) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,11 @@ from higgs_server.library import folder as module
 from higgs_server.library.bucket import Bucket
 from higgs_server.library.folder import CHANGE, LOCK, NEW, Folder, View
 from higgs_server.types import StorageFailed
-
-BEFORE = {"a.wav": b"old clip", "a.txt": b"old words", "other.wav": b"other"}
-CHANGES: list[dict[str, bytes | None]] = [
-    {"a.wav": b"new clip", "a.txt": b"new words"},
-    {"a.wav": b"new clip", "a.txt": None},
-    {"a.wav": None, "a.txt": None},
-    {"a.wav": None, "a.txt": None, "b.wav": b"old clip", "b.txt": b"old words"},
-    {"c.wav": b"clip"},
-]
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-def content(folder: Folder) -> dict[str, bytes | None]:
-    return folder.read(lambda view: {name: view.read(name) for name in view.versions})
+from unit.library.changes import BEFORE, CHANGES, Crash, content, fill, race
 
 
 def filled(path: Path) -> Folder:
-    path.mkdir(exist_ok=True)
-    for name, data in BEFORE.items():
-        (path / name).write_bytes(data)
+    fill(path)
     return Folder(path)
 
 
@@ -107,31 +88,9 @@ def _seen_while_locked(path: Path) -> dict[str, bytes | None]:
         return content(Folder(path))
 
 
-def test_readers_never_see_a_mixture(tmp_path: Path) -> None:
+def test_writers_at_once_lose_nothing_and_readers_see_no_mixture(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "deep" / "folder")
-    ended = threading.Event()
-
-    def write(writer: int) -> None:
-        for turn in range(25):
-            both = f"{writer}-{turn}".encode()
-            with folder.locked():
-                folder.change({"a.wav": both, "a.txt": both} if turn % 7 else {"a.wav": None, "a.txt": None})
-
-    def read(_: int) -> int:
-        seen = set()
-        while not ended.is_set():
-            clip, words = folder.read(lambda view: (view.read("a.wav"), view.read("a.txt")))
-            assert clip == words
-            seen.add(clip)
-        return len(seen)
-
-    with ThreadPoolExecutor(6) as pool:
-        readers = [pool.submit(read, number) for number in range(3)]
-        try:
-            list(pool.map(write, range(3)))
-        finally:
-            ended.set()
-        assert max(reader.result() for reader in readers) > 1
+    race(lambda: folder, turns=25)
 
 
 def test_versions_change_with_the_content(tmp_path: Path) -> None:

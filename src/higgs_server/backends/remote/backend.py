@@ -44,7 +44,8 @@ _BLOCK = 2**16
 _SAMPLES_PER_TOKEN = SAMPLING_RATE // FRAMES_PER_SECOND
 _DELAY = 8
 """Rows of max_new_tokens that are not sound where codebooks lag (Higgs Audio)."""
-_SOUND_TAGS = re.compile(r"<(SE(?:_[se])?)>.*?</\1>")
+_SOUND_TAG = re.compile(r"<(SE(?:_[se])?)>.*?</\1>")
+"""What `[laugh]` has become: Higgs Audio v2's own way of writing it, which other engines read out."""
 _PCM = ("audio/pcm", "audio/l16", "application/octet-stream")
 
 
@@ -75,6 +76,8 @@ class RemoteBackend:
                     f"音色 {voice.name!r}",
                     "ref_audio",
                 )
+        if not self._told.like_this_one and (sound := _SOUND_TAG.search(script.text)):
+            raise self._unsupported(f"sounds ({sound[0]})", f"声音标签（{sound[0]}）", "text")
         check_speakers(script.text, len(script.voices))
         if not script.voices and len(speakers(script.text)) > 1 and not self._told.like_this_one:
             raise self._unsupported("several speakers without a voice for each", "未指定音色的多位说话人", "ref_audio")
@@ -122,14 +125,11 @@ class RemoteBackend:
 
     def _requests(self, script: Script, text: str) -> list[tuple[Voice | None, str]]:
         """(voice, words) of each request for a piece of text."""
-        if not script.voices:
-            whole = text if self._told.like_this_one else "\n".join(turn.text for turn in parse_turns(text))
-            requests: list[tuple[Voice | None, str]] = [(None, whole)]
-        else:
-            requests = [(script.voices[turn.speaker or 0], turn.text) for turn in parse_turns(text)]
-        if not self._told.like_this_one:
-            requests = [(voice, " ".join(_SOUND_TAGS.sub(" ", words).split())) for voice, words in requests]
-        return [(voice, words) for voice, words in requests if words]
+        turns = parse_turns(text)
+        if script.voices:
+            return [(script.voices[turn.speaker or 0], turn.text) for turn in turns]
+        whole = text if self._told.like_this_one else "\n".join(turn.text for turn in turns)
+        return [(None, whole)] if whole else []
 
     def _say(self, script: Script, voice: Voice | None, words: str, cancellation: Cancellation) -> Iterator[Samples]:
         body = {

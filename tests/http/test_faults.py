@@ -78,7 +78,7 @@ def test_a_fault_before_the_first_sound(server: FaultyServer, client: httpx.Clie
         server.until_ready()
 
 
-@pytest.mark.parametrize(("point", "after"), [("decode", 60), ("codec", 6), ("engine", 60)])
+@pytest.mark.parametrize(("point", "after"), [("decode", 120), ("codec", 6), ("engine", 60)])
 def test_a_fault_amid_the_sound(
     server: FaultyServer, client: httpx.Client, right: Callable[[], None], point: str, after: int
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import shelf  # noqa: F401 - makes shelf:// known
 from higgs_server.library import folder as module
 from higgs_server.library.bucket import Bucket
 from higgs_server.library.folder import CHANGE, LOCK, NEW, Folder, View

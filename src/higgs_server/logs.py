@@ -30,12 +30,15 @@ _NOISY = ("httpx", "httpcore", "urllib3", "filelock", "libav", "opentelemetry")
 
 
 def set_up_logging(level: str, log_file: Path | None, log_format: LogFormat = "text") -> None:
-    """Logs to the console and, where given, to a file rotated at 10 MB (five kept). Replaces earlier handlers."""
+    """Logs to the console and, where given, to a file rotated at 10 MB (five kept). Replaces earlier handlers.
+
+    What the console shows is in the file already, or lost there.
+    """
     handlers: list[logging.Handler] = [_Console(sys.stderr)]
     problem: OSError | None = None
     if log_file is not None:
         try:
-            handlers.append(_LogFile(log_file, maxBytes=10_000_000, backupCount=5, encoding="utf-8"))
+            handlers.insert(0, _LogFile(log_file, maxBytes=10_000_000, backupCount=5, encoding="utf-8"))
         except OSError as error:
             problem = error
     for handler in handlers:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from devices import DEVICES
 from higgs_server.backends.higgs_v2.checkpoint import load_network
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
@@ -128,26 +129,31 @@ def teacher_forced(network: HiggsNetwork, runs: list[Run], rows: np.ndarray) -> 
     logits = [network.prefill(cache, 0, 0, runs)]
     for offset, row in enumerate(rows):
         at = position + offset
-        logits.append(network.decode(cache, torch.tensor(row)[None], torch.tensor([at]), at + 1)[0])
-    return torch.stack(logits)
+        here = {"device": network.device}
+        logits.append(network.decode(cache, torch.tensor(row, **here)[None], torch.tensor([at], **here), at + 1)[0])
+    return torch.stack(logits).cpu()
 
 
-def test_logits_are_transformers_logits(tmp_path: Path, reference: Load) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits_are_transformers_logits(tmp_path: Path, reference: Load, device: str) -> None:
     folder = write_language_model(tmp_path, tiny_weights(3))
     config = HiggsConfig.from_folder(folder)
     runs = HiggsTokenizer(folder, config).runs(*prompt_with(2, 3))
     rows = np.random.default_rng(0).integers(0, 1026, (20, 8))
-    inputs = as_reference_inputs([*runs, AudioRun(rows)])
+    inputs = {name: tensor.to(device) for name, tensor in as_reference_inputs([*runs, AudioRun(rows)]).items()}
 
     def theirs(dtype: torch.dtype) -> torch.Tensor:
         with torch.inference_mode():
-            return reference(folder, dtype)(**inputs).logits[0, -len(rows) - 1 :].float().view(-1, 8, 1026)
+            logits = reference(folder, dtype).to(device)(**inputs).logits
+            return logits[0, -len(rows) - 1 :].float().view(-1, 8, 1026).cpu()
+
+    def ours(dtype: torch.dtype) -> torch.Tensor:
+        return teacher_forced(load_network(folder, torch.device(device), dtype), runs, rows)
 
     exact = theirs(torch.float32)
-    ours = teacher_forced(load_network(folder, CPU, torch.float32), runs, rows)
-    assert (ours - exact).abs().max() < 1e-4 * exact.std()
+    assert (ours(torch.float32) - exact).abs().max() < 1e-4 * exact.std()
     # bf16 has its own rounding wherever operations are grouped otherwise: ours must be as close to fp32 as theirs.
-    error = (teacher_forced(load_network(folder, CPU, torch.bfloat16), runs, rows) - exact).square().mean().sqrt()
+    error = (ours(torch.bfloat16) - exact).square().mean().sqrt()
     their_error = (theirs(torch.bfloat16) - exact).square().mean().sqrt()
     assert error < 1.2 * their_error
     assert error < 0.15 * exact.std()

@@ -6,11 +6,13 @@ launched is done in the order of the calls, so slots may be released while a ste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 
 import torch
 
+from higgs_server.engine.graphs import CapturedSteps, CudaCapture
 from higgs_server.engine.guard import Frame
 from higgs_server.engine.interface import FrameModel
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
@@ -50,6 +52,10 @@ class Runner:
         """How many tickets may be unread when the next step is launched; without a queue on the device, none."""
         self.padded = on_cuda
         """Whether batch and length are rounded up to buckets, which captured graphs need and which costs work."""
+        self.step: Callable[[int, int, int], torch.Tensor] = self._step
+        """Decodes for a batch, a length and a sampler's reach; on CUDA a graph for each three."""
+        if on_cuda:
+            self.step = CapturedSteps(self._step, CudaCapture())
         self._model = model
         with torch.inference_mode():
             self._cache = KVCache(model, slots, max_len)
@@ -111,7 +117,7 @@ class Runner:
         length = 1 + max(other.position for other in running if other.slot is not None and other.slot < batch)
         if self.padded:
             length = bucket(length, LEAST_LENGTH, self.max_len)
-        drawn = self._step(batch, length, self._reach(sequences))
+        drawn = self.step(batch, length, self._reach(sequences))
         return self._send(drawn, sequences, places)
 
     def _step(self, batch: int, length: int, reach: int) -> torch.Tensor:
@@ -134,7 +140,7 @@ class Runner:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         else:
-            rows = drawn.cpu()
+            rows = drawn.to("cpu", copy=True)
         return Ticket(rows, tuple(sequences), tuple(places), arrived)
 
     def read(self, ticket: Ticket) -> list[tuple[Sequence, Frame | None]]:
@@ -176,6 +182,6 @@ class Runner:
         """Gives the device's memory back, also where clients still hold on to the engine. Nothing runs afterwards.
 
         Idempotent."""
-        for part in ("_cache", "_state", "_model"):
+        for part in ("step", "_cache", "_state", "_model"):
             self.__dict__.pop(part, None)
         self.prefixes.clear()

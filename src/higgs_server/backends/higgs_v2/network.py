@@ -97,6 +97,8 @@ class HiggsNetwork(nn.Module):
     def _work_on(self, device: torch.device) -> None:
         """Puts what is computed, and no weight, on a device."""
         self.device = device
+        self.row_by_row = device.type == "cpu"
+        """Whether a step does its rows one by one, which needs their lengths on the host and cannot be captured."""
         # Made on the CPU: on "meta", where checkpoint.py plans first, arithmetic would import half of torch's compiler.
         self._frequencies = rotary_frequencies(self.config).to(device)
         self._codebook_offsets = (torch.arange(self.num_codebooks) * self.codebook_size).to(device)
@@ -138,7 +140,7 @@ class HiggsNetwork(nn.Module):
         bit.
         """
         batch = len(rows)
-        if self.device.type == "cpu" and batch > ROWS_ONE_BY_ONE:
+        if self.row_by_row and batch > ROWS_ONE_BY_ONE:
             parts = [slice(i, i + ROWS_ONE_BY_ONE) for i in range(0, batch, ROWS_ONE_BY_ONE)]
             return torch.cat([self.decode(kv_cache[:, :, p], rows[p], positions[p], max_len) for p in parts])
         attend = self._attend_slots(kv_cache[:, :, :batch, :, :max_len], positions)
@@ -193,18 +195,17 @@ class HiggsNetwork(nn.Module):
         """Attention of one position a slot, each over its own past. kv_cache is cut to the slots and length in use."""
         batch, kv_heads = len(positions), self.config.num_kv_heads
         slots = torch.arange(batch, device=self.device)
-        on_cpu = self.device.type == "cpu"
-        lengths = (positions + 1).tolist() if on_cpu else []
+        lengths = (positions + 1).tolist() if self.row_by_row else []
         seen = torch.arange(kv_cache.shape[4], device=self.device) <= positions[:, None]
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = kv_cache[index, 0], kv_cache[index, 1]
             keys[slots, :, positions], values[slots, :, positions] = key, value
             grouped = query.view(batch, kv_heads, -1, query.shape[-1])
-            if not on_cpu:
+            if not self.row_by_row:
                 result = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None])
                 return result.reshape(batch, -1)
-            # Row by row costs the same there, needs no mask, and makes no row's bits depend on another's length.
+            # On a CPU row by row costs the same, needs no mask, and makes no row's bits depend on another's length.
             one_by_one = [
                 F.scaled_dot_product_attention(grouped[b : b + 1], keys[b : b + 1, :, :n], values[b : b + 1, :, :n])
                 for b, n in enumerate(lengths)

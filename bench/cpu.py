@@ -11,21 +11,19 @@ the next run. Fewer --layers for a trial: its figures mean nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from peers import CONTEXT, Peer, Table
 from true_shape import bandwidth, machine
 
 PEERS = Path(__file__).with_name("cpu_peers.py")
@@ -34,44 +32,6 @@ SPEECH_FRAMES = 100
 """A request for four seconds of speech, of which transformers' generate gives nothing before its end."""
 WINDOWS = {"first": (13, 2), "later": (54, 32)}
 """Frames that the codec decodes, and how many of them are new: 11 on each side are context."""
-
-
-class Peer:
-    """A process that answers commands."""
-
-    def __init__(self, threads: int, *arguments: str) -> None:
-        began = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, str(PEERS), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"BENCH_THREADS": str(threads)},
-        )
-        self.hello = self.read()
-        self.start_seconds = time.perf_counter() - began
-
-    def read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a peer ended early: {self._process.args}")
-        return json.loads(line)  # type: ignore[no-any-return]
-
-    def ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        print(command, file=self._process.stdin, flush=True)
-        return self.read()
-
-    def rest(self) -> list[dict[str, Any]]:
-        """What it says until it ends by itself, the first answer included."""
-        assert self._process.stdout is not None
-        return [self.hello, *map(json.loads, self._process.stdout)]
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def physical_cores() -> int:
@@ -101,7 +61,7 @@ def main() -> None:
     bench = Bench(args, phases)
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {args.threads} threads, load {os.getloadavg()[0]:.1f}, "
-        f"torch {torch.__version__}, {args.layers} layers, context 335"
+        f"torch {torch.__version__}, {args.layers} layers, context {CONTEXT}"
     )
     print(f"read bandwidth {bench.bandwidth / 1e9:.1f} GB/s")
     if set(phases) - {"codec", "exactness"}:
@@ -115,19 +75,19 @@ def main() -> None:
         bench.exactness()
 
 
-class Bench:
-    """Runs phases and keeps their figures: rows of a table, a column a peer."""
+class Bench(Table):
+    """Runs phases and keeps their figures."""
 
     def __init__(self, args: argparse.Namespace, phases: list[str]) -> None:
+        super().__init__()
         self.args, self.phases = args, phases
+        self.env = {"BENCH_THREADS": str(args.threads)}
         self.bandwidth = bandwidth(torch.device("cpu"))
-        self.rows: dict[str, dict[str, str]] = {}
         self.step: dict[str, float] = {}
         self.codec_ms: float | None = None
 
-    def note(self, row: str, column: str, value: str) -> None:
-        self.rows.setdefault(row, {})[column] = value
-        print(f"  {column}: {row}: {value}", flush=True)
+    def peer(self, *arguments: str) -> Peer:
+        return Peer(PEERS, *arguments, env=self.env)
 
     def weights(self, kind: str) -> Path:
         """The file, built where it is not there or of another format."""
@@ -136,19 +96,19 @@ class Bench:
         if not file.is_file():
             print(f"packing {file}", flush=True)
             command = [sys.executable, str(PEERS), "build", str(file), str(self.args.layers), kind]
-            subprocess.run(command, check=True, env=os.environ | {"BENCH_THREADS": str(self.args.threads)})
+            subprocess.run(command, check=True, env=os.environ | self.env)
         return file
 
     def kind(self, kind: str) -> None:
         """All that is measured of one quantisation, transformers beside it where they are compared."""
-        threads, layers = self.args.threads, str(self.args.layers)
+        layers = str(self.args.layers)
         file = self.weights(kind)
-        ours = Peer(threads, "ours", str(file), layers)
+        ours = self.peer("ours", str(file), layers)
         if "start" in self.phases:
             self.note("second start to ready, s", kind, f"{ours.start_seconds:.1f}")
         ours_prefill = [ours.ask("prefill")["ms"]]
         if {"prefill", "step", "cached"} & set(self.phases):
-            theirs = Peer(threads, "theirs", layers)
+            theirs = self.peer("theirs", layers)
             their_prefill = theirs.ask("prefill")["ms"]
             ours_prefill.append(ours.ask("prefill")["ms"])
             if "prefill" in self.phases:
@@ -208,7 +168,7 @@ class Bench:
         self.note("4 streams in a step, ms", kind, f"{ms:.0f}, {ratio:.2f} x the frames of one")
 
     def codec(self) -> None:
-        peer = Peer(self.args.threads, "codec")
+        peer = self.peer("codec")
         for name, (frames, new) in WINDOWS.items():
             ms = min(peer.ask(str(frames))["ms"] for _ in range(5))
             self.note(f"codec, {name} window ({new} new of {frames} frames), ms", "torch", f"{ms:.0f}")
@@ -219,7 +179,7 @@ class Bench:
     def exactness(self) -> None:
         print(f"\nlogits against float32, teacher-forced, {self.args.exact_layers} layers of the true width, outliers")
         print("\n| | relative error | top-1 agreement |\n|---|---|---|")
-        for result in Peer(self.args.threads, "exactness", str(self.args.exact_layers)).rest():
+        for result in self.peer("exactness", str(self.args.exact_layers)).rest():
             print(f"| {result['label']} | {result['error']:.4f} | {result['agreement']:.3f} |", flush=True)
 
     def table(self, kinds: list[str]) -> None:
@@ -228,12 +188,7 @@ class Bench:
                 for speed in (40, 65, 80):
                     factor = (ms * self.bandwidth / (speed * 1e9) + self.codec_ms) / 40
                     self.note(f"PROJECTION to {speed} GB/s, real-time factor, codec included", kind, f"{factor:.2f}")
-        columns = [
-            column for column in (*kinds, "transformers", "torch") if any(column in row for row in self.rows.values())
-        ]
-        print(f"\n| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-        for name, row in self.rows.items():
-            print(f"| {name} | {' | '.join(row.get(column, '') for column in columns)} |")
+        self.print(*kinds, "transformers", "torch")
 
 
 if __name__ == "__main__":

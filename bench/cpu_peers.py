@@ -9,12 +9,11 @@ its voice read before by another process), `four` (one step of four utterances),
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,10 +27,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from peers import Utterances, answer, commands, request, since
 from true_shape import CONFIG, fill, quiet
 
-VOICE_TEXT, VOICE_ROWS, NEW_TEXT = 60, 240, 34
-"""The request: system message and transcript, the clip's rows, the text to speak. 335 with the answer's first row."""
 FIRST_WINDOW = 2 + 11
 """Frames of the first window: 2 to be heard, and context on their right."""
 ROWS_TO_FIRST_SOUND = FIRST_WINDOW + 8
@@ -42,24 +40,6 @@ def config_of(layers: int, **changes: Any) -> Any:
     from higgs_server.backends.higgs_v2.config import HiggsConfig
 
     return HiggsConfig.from_dict(CONFIG | {"num_hidden_layers": layers} | changes)
-
-
-def request() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    dice = np.random.default_rng(0)
-    return dice.integers(0, 1000, VOICE_TEXT), dice.integers(0, 1024, (VOICE_ROWS, 8)), dice.integers(0, 1000, NEW_TEXT)
-
-
-def answer(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
-
-
-def commands() -> Any:
-    for line in sys.stdin:
-        yield line.strip()
-
-
-def since(began: float) -> float:
-    return (time.perf_counter() - began) * 1e3
 
 
 def memory() -> dict[str, float]:
@@ -103,76 +83,46 @@ def ours(file: Path, layers: int) -> None:
     """The whole step as the engine's thread runs it, sampling with the server's defaults included."""
     from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
     from higgs_server.backends.higgs_v2.packed import PackedWeights
-    from higgs_server.engine.interface import AudioRun, TextRun
     from higgs_server.engine.kv_cache import PrefixCache
     from higgs_server.engine.prefix_files import PrefixFiles
     from higgs_server.engine.runner import Runner
-    from higgs_server.engine.scheduler import Piece
-    from higgs_server.engine.sequence import Sequence as Utterance
-    from higgs_server.types import SamplingParams
 
     network = OnnxNetwork(config_of(layers), PackedWeights(file))
-    voice_text, rows, new_text = request()
     folder = tempfile.TemporaryDirectory()
-    runner = Runner(network, slots=4, max_len=1024, prefix_bytes=2**29, prefix_folder=Path(folder.name))
+    runner = Runner(network, slots=4, max_len=1024, prefix_bytes=2**29)
+    speech = Utterances(runner, network.prefill_budget)
     codec = random_codec()
-    running: dict[int, Utterance] = {}
-
-    def start(slot: int, text: np.ndarray) -> None:
-        begin = AudioRun(np.full((1, 8), 1024))
-        sampling = SamplingParams(seed=slot, max_new_tokens=600)
-        runs = [TextRun(voice_text), AudioRun(rows), TextRun(text), begin]
-        prefix = VOICE_TEXT + VOICE_ROWS
-        utterance = Utterance(runs, sampling, runner.format, prefix_len=prefix, repeat_limit=None)
-        utterance.slot = slot
-        at = 0
-        while at < utterance.prompt_len:
-            to = utterance.next_cut(at, network.prefill_budget)
-            ticket = runner.prefill(Piece(utterance, at, to))
-            at = to
-        assert ticket is not None
-        utterance.append(runner.read(ticket)[0][1])  # type: ignore[arg-type]
-        running[slot] = utterance
-
-    def step(slots: Sequence[int]) -> None:
-        utterances = [running[slot] for slot in slots]
-        for utterance, row in runner.read(runner.decode(utterances, utterances)):
-            utterance.append(row)  # type: ignore[arg-type]
-
-    def stop(slots: Sequence[int]) -> None:
-        for slot in slots:
-            runner.release(running.pop(slot), slot)
 
     answer(ready=True, step_bytes=network.step_bytes)
     for command in commands():
         began = time.perf_counter()
         if command == "prefill":
             runner.prefixes = PrefixCache(2**29)  # nothing is known of the voice
-            start(0, new_text)
+            speech.start(0, speech.text)
             answer(ms=since(began))
         elif command == "step":
-            step([0])
+            speech.step([0])
             answer(ms=since(began))
         elif command == "keep":
             runner.prefixes = PrefixCache(2**29, PrefixFiles(Path(folder.name)))
-            start(1, new_text)
-            stop([1])
+            speech.start(1, speech.text)
+            speech.stop([1])
             answer(done=True)
         elif command == "cached":
             runner.prefixes = PrefixCache(2**29, PrefixFiles(Path(folder.name)))  # as after a restart
-            start(1, new_text + 1)
+            speech.start(1, speech.text + 1)
             prefilled = since(began)
             for _ in range(ROWS_TO_FIRST_SOUND - 1):
-                step([1])
+                speech.step([1])
             codec(torch.randint(0, 1024, (1, FIRST_WINDOW, 8)))
             answer(ms=since(began), prefill=prefilled, hits=runner.prefixes.hits)
-            stop([1])
+            speech.stop([1])
         elif command == "join":
             for slot in (1, 2, 3):
-                start(slot, new_text)
+                speech.start(slot, speech.text)
             answer(done=True)
         elif command == "four":
-            step([0, 1, 2, 3])
+            speech.step([0, 1, 2, 3])
             answer(ms=since(began))
         elif command == "memory":
             answer(**memory())

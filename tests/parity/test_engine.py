@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from higgs_server.backends.higgs_v2.checkpoint import load_network
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.backends.higgs_v2.tokenizer import HiggsTokenizer
 from higgs_server.engine.engine import Engine
@@ -21,7 +20,8 @@ from higgs_server.engine.sampler import SamplerState, _keep_likely, draw, reach_
 from higgs_server.engine.sequence import CodeFormat
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.types import InvalidRequest, SamplingParams
-from onnx_network import onnx_network
+from networks import RUNNERS, network_of
+from reference_loop import greedy_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,11 +30,14 @@ CHECKPOINT = GOLDEN / "higgs-v2-tiny-original"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "greedy_codes.json").read_text("utf-8"))["cases"]
 
 
-@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+EXACT = pytest.mark.parametrize("network", ["torch", "onnx"], indirect=True)
+QUANTISED = pytest.mark.parametrize("network", ["onnx-int8", "onnx-int4"], indirect=True)
+"""Golden rows are the checkpoint's own weights'."""
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HiggsNetwork:
-    if request.param == "torch":
-        return load_network(CHECKPOINT, torch.device("cpu"), torch.float32)
-    return onnx_network(CHECKPOINT, "none", tmp_path_factory.mktemp("packed"))
+    return network_of(CHECKPOINT, request.param, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def sampled(seed: int) -> SamplingParams:
     )
 
 
+@EXACT
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case["name"] for case in CASES])
 def test_golden_rows_alone(network: HiggsNetwork, prompts: list[list[Run]], index: int) -> None:
     expected = CASES[index]["greedy_delayed_codes"]
@@ -73,6 +77,15 @@ def test_golden_rows_alone(network: HiggsNetwork, prompts: list[list[Run]], inde
         assert handle.finish_reason == ("stop" if expected[-1] == [1025] * 8 else "length")
 
 
+@QUANTISED
+def test_rows_of_the_plainest_loop_alone(network: HiggsNetwork, prompts: list[list[Run]]) -> None:
+    with Engine(network, slots=1, max_len=1000, prefill_budget=1000) as engine:
+        for case, runs in zip(CASES, prompts, strict=True):
+            expected = greedy_rows(network, runs, case["max_new_tokens"]).tolist()
+            assert rows_of(engine.submit(runs, greedy(case))) == expected, case["name"]
+
+
+@EXACT
 @pytest.mark.parametrize(("slots", "budget", "behind"), [(3, 64, False), (8, 1000, True)])
 def test_golden_rows_among_sampled_ones_that_come_and_go(
     network: HiggsNetwork, prompts: list[list[Run]], slots: int, budget: int, behind: bool
@@ -117,6 +130,7 @@ def test_a_seed_gives_the_same_rows_alone_and_in_a_batch_of_eight(
         assert [rows_of(handle) for handle in again] == alone[::-1]
 
 
+@EXACT
 def test_two_clones_at_once_do_not_mix(network: HiggsNetwork, prompts: list[list[Run]]) -> None:
     """Prefixes of two voices in flight at the same time, each kept for its own."""
     clones = [index for index, case in enumerate(CASES) if len(case["reference_codes"]) == 1]

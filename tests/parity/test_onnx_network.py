@@ -18,8 +18,10 @@ from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
 from higgs_server.backends.higgs_v2.packed import PackedWeights, pack
 from higgs_server.backends.higgs_v2.quantize import Quantization
 from higgs_server.engine.interface import AudioRun, Run, TextRun
+from higgs_server.engine.kv_cache import KVCache
+from higgs_server.engine.sequence import slice_runs
 from make_tiny_checkpoint import tiny_weights, write_language_model
-from onnx_network import onnx_network
+from networks import onnx_network
 from reference_loop import length
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,6 +101,43 @@ def test_a_prefill_writes_its_own_slot_and_only_there(folder: Path, tmp_path: Pa
         model.prefill(cache, 1, length(runs[:3]), runs[3:])
     assert torch.allclose(*caches, atol=1e-4)
     assert (caches[0][:, :, [0, 2]] == 7).all()
+
+
+@pytest.mark.parametrize(("quantization", "times"), [("none", 1e-3), ("int8", 3.0), ("int4", 3.0)])
+def test_a_prompt_in_pieces_is_the_same_prompt(
+    folder: Path, tmp_path: Path, quantization: Quantization, times: float
+) -> None:
+    """As far as roundings allow, which differ: pieces of few rows go the way of a step. Held against bfloat16's."""
+    networks = (
+        load_network(folder, CPU, torch.float32),
+        load_network(folder, CPU, torch.bfloat16),
+        onnx_network(folder, quantization, tmp_path),
+    )
+    runs = some_prompt(6)
+
+    def kept(network: HiggsNetwork, piece: int) -> Tensor:
+        """Keys and values of the prompt."""
+        cache = network.new_kv_cache(2, length(runs))
+        for start in range(0, length(runs), piece):
+            network.prefill(cache, 1, start, slice_runs(runs, start, start + piece))
+        return cache[:, :, 1].float()
+
+    exact, narrow, whole = (kept(network, length(runs)) for network in networks)
+    for piece in (1, 7, 16):
+        assert (kept(networks[-1], piece) - whole).norm() < times * (narrow - exact).norm()
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_behind_a_copied_prefix_every_bit_is_the_same(folder: Path, tmp_path: Path, quantization: Quantization) -> None:
+    network = onnx_network(folder, quantization, tmp_path)
+    runs, cache = some_prompt(7), KVCache(network, 3, 100)
+    prefix = length(runs[:3])
+    network.prefill(cache.tensor, 0, 0, runs[:3])
+    cache.copy_in(2, cache.copy_out(0, prefix))
+    logits = [network.prefill(cache.tensor, slot, prefix, runs[3:]) for slot in (0, 2)]
+    assert torch.equal(*logits)
+    assert torch.equal(cache.tensor[:, :, 0], cache.tensor[:, :, 2])
+    assert not cache.tensor[:, :, 1].any()
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])

@@ -14,11 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_model import FakeModel, prompt
-from higgs_server.engine.engine import Engine
 from higgs_server.engine.interface import AudioRun, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
 from higgs_server.engine.prefix_files import MAX_PENDING, PrefixFiles
-from higgs_server.types import SamplingParams
 
 
 def test_a_prefix_copied_out_and_in_is_the_same_and_nothing_else_changes() -> None:
@@ -173,18 +171,3 @@ def test_a_slow_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ready.set()
     files.close()
     assert {file.stem for file in tmp_path.iterdir()} == {f"{number:02x}" for number in range(MAX_PENDING)}
-
-
-def test_after_a_restart_only_what_is_new_is_prefilled(tmp_path: Path) -> None:
-    rows = []
-    for length in (0, 9):
-        model = FakeModel()
-        with Engine(model, slots=1, max_len=100, prefix_folder=tmp_path) as engine:
-            handle = engine.submit(
-                prompt(*range(1, 15)), SamplingParams(seed=1, max_new_tokens=20), prefix_len=9, repeat_limit=None
-            )
-            list(handle)
-            rows.append(handle.rows.tolist())
-            assert engine.stats().prefix_hits == (1 if length else 0)
-        assert model.prefilled[0][1] == length
-    assert rows[0] == rows[1]

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from fake_model import FakeModel, prompt
+from higgs_server.engine.interface import FrameModel
 from higgs_server.engine.runner import Runner
 from higgs_server.engine.scheduler import Piece
 from higgs_server.engine.sequence import Sequence
 from higgs_server.types import SamplingParams
+from scripted_model import ScriptedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def new(model: FakeModel, slots: int = 4, prefix_bytes: int = 1 << 20) -> Runner:
+def new(model: FrameModel, slots: int = 4, prefix_bytes: int = 1 << 20) -> Runner:
     return Runner(model, slots=slots, max_len=600, prefix_bytes=prefix_bytes)
 
 
@@ -86,7 +88,7 @@ def test_decode_steps_between_the_pieces_of_a_neighbours_prompt_do_it_no_harm() 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("slot", range(5))
 def test_any_slot_and_any_bucket_gives_the_same_rows(slot: int, padded: bool) -> None:
-    model = FakeModel()
+    model = ScriptedModel(FakeModel())
     runner = new(model, slots=5)
     runner.padded = padded
     seq = begin(sequence(runner, 1, 2, 3), slot)
@@ -96,7 +98,7 @@ def test_any_slot_and_any_bucket_gives_the_same_rows(slot: int, padded: bool) ->
 
 
 def test_a_prefix_is_copied_to_the_next_of_the_same_voice_and_changes_nothing() -> None:
-    model = FakeModel()
+    model = ScriptedModel(FakeModel())
     runner = new(model)
     first = begin(sequence(runner, 1, 2, 3, prefix_len=6), 0)
     prefill(runner, first)
@@ -133,7 +135,7 @@ def test_a_prefix_that_cannot_be_kept_is_not_counted() -> None:
 
 
 def test_numbers_that_are_not_finite_end_their_own_sequence_and_leave_nothing_behind() -> None:
-    model = FakeModel()
+    model = ScriptedModel(FakeModel())
     runner = new(model)
     model.breaks[66] = 15
     broken = begin(sequence(runner, 66, 2, 3), 0)
@@ -184,7 +186,7 @@ def test_running_out_of_memory_is_no_loss_of_the_device(error: Exception, out_of
 
 def test_the_last_row_of_a_full_context_stays_inside_its_slot() -> None:
     """Prompt and answer fill the slot to its end; the neighbour keeps drawing beyond."""
-    model = FakeModel()
+    model = ScriptedModel(FakeModel())
     runner = Runner(model, slots=2, max_len=40, prefix_bytes=0)
     full = begin(sequence(runner, 1, 2, rows=32), 0)
     short = begin(sequence(runner, 1, rows=33), 1)

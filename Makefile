@@ -76,12 +76,15 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each says in its head what it needs: up to 14 GB of memory, and 11 GB of disk for packed weights.
+# Each says in its head what it needs: up to 14 GB of memory, and 13 GB of disk for weights.
 bench: $(VENV)/.all
 	$(BIN)/python bench/embedded.py
 	$(BIN)/python bench/load.py --model-path embedded --seconds 10
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/true_shape.py $(ARGS)
+ifneq ($(GPU),0)
+	$(BIN)/python bench/gpu.py
+endif
 
 clean:
 	rm -rf $(VENV)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peers import Utterances, answer, commands, request, since
-from true_shape import CONFIG, fill, quiet
+from true_shape import CONFIG, codec_config, fill, quiet
 
 FIRST_WINDOW = 2 + 11
 """Frames of the first window: 2 to be heard, and context on their right."""
@@ -183,16 +183,9 @@ def theirs(layers: int) -> None:
 
 def random_codec() -> Callable[[Tensor], Tensor]:
     """The speaking half of the codec in its true shape: codes [1, frames, 8] -> samples."""
-    from transformers import HiggsAudioV2TokenizerConfig
-
     from higgs_server.backends.higgs_v2.codec_network import CodecDecoder
 
-    ratios = [8, 5, 4, 2, 3]
-    config = HiggsAudioV2TokenizerConfig(
-        acoustic_model_config={"model_type": "dac", "downsampling_ratios": ratios, "upsampling_ratios": ratios},
-        target_bandwidths=[0.5, 1, 1.5, 2],
-    )
-    network = CodecDecoder(config).requires_grad_(False)
+    network = CodecDecoder(codec_config()).requires_grad_(False)
     fill((name, parameter) for name, parameter in network.named_parameters())
 
     def decode(codes: Tensor) -> Tensor:

@@ -49,12 +49,12 @@ class Level:
 
     def row(self, clients: int, seconds: float) -> str:
         """A line of the table."""
-        p50, p95 = (f"{_percentile(self.first, share):.3f}" if self.first else "–" for share in (50, 95))
+        p50, p95 = (f"{percentile(self.first, share):.3f}" if self.first else "–" for share in (50, 95))
         counts = f"{self.finished} | {self.refused} | {self.failed}"
         return f"| {clients} | {p50} | {p95} | {self.heard / seconds:.2f} | {counts} |"
 
 
-def _percentile(values: list[float], share: int) -> float:
+def percentile(values: list[float], share: int) -> float:
     return values[0] if len(values) == 1 else statistics.quantiles(values, n=100, method="inclusive")[share - 1]
 
 

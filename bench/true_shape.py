@@ -56,6 +56,17 @@ CONFIG: dict[str, Any] = {
 END_ROWS = [k * 1026 + 1025 for k in range(8)]
 
 
+def codec_config() -> Any:
+    """The codec's true shape."""
+    from transformers import HiggsAudioV2TokenizerConfig
+
+    ratios = [8, 5, 4, 2, 3]
+    return HiggsAudioV2TokenizerConfig(
+        acoustic_model_config={"model_type": "dac", "downsampling_ratios": ratios, "upsampling_ratios": ratios},
+        target_bandwidths=[0.5, 1, 1.5, 2],
+    )
+
+
 def fill(parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Random numbers of a plausible size, one block of them over and over: quick, and all pages are touched."""
     block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02

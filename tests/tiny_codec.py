@@ -51,10 +51,18 @@ def tiny_config() -> HiggsAudioV2TokenizerConfig:
     )
 
 
-def write_tiny_codec(folder: Path, layout: Literal["native", "original"] = "native", seed: int = 0) -> Path:
-    """Writes config and weights into `folder`. One seed, one set of weights: both layouts hold the same codec."""
+def write_tiny_codec(
+    folder: Path,
+    layout: Literal["native", "original"] = "native",
+    seed: int = 0,
+    config: HiggsAudioV2TokenizerConfig | None = None,
+) -> Path:
+    """Writes config and weights into `folder`. One seed, one set of weights: both layouts hold the same codec.
+
+    `config`: another codec's, for the native layout.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config()
+    config = config or tiny_config()
     generator = torch.Generator().manual_seed(seed)
     weights = _random_weights(config, generator)
     if layout == "native":

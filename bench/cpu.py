@@ -30,8 +30,8 @@ PEERS = Path(__file__).with_name("cpu_peers.py")
 PHASES = ("start", "prefill", "step", "cached", "four", "memory", "codec", "exactness")
 SPEECH_FRAMES = 100
 """A request for four seconds of speech, of which transformers' generate gives nothing before its end."""
-WINDOWS = {"first": (13, 2), "later": (54, 32)}
-"""Frames that the codec decodes, and how many of them are new: 11 on each side are context."""
+WINDOWS = {"first": (0, 13, 2), "later": (11, 54, 32)}
+"""The codec's: frames of context on the left, all frames, and how many of them are new. 11 on the right are context."""
 
 
 def physical_cores() -> int:
@@ -169,8 +169,8 @@ class Bench(Table):
 
     def codec(self) -> None:
         peer = self.peer("codec")
-        for name, (frames, new) in WINDOWS.items():
-            ms = min(peer.ask(str(frames))["ms"] for _ in range(5))
+        for name, (left, frames, new) in WINDOWS.items():
+            ms = min(peer.ask(f"{left} {frames}")["ms"] for _ in range(5))
             self.note(f"codec, {name} window ({new} new of {frames} frames), ms", "torch", f"{ms:.0f}")
             self.codec_ms = ms / new
         self.note("codec, s a second of audio", "torch", f"{self.codec_ms * 25 / 1e3:.3f}")

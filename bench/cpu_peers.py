@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from peers import Utterances, answer, commands, request, since
 from true_shape import CONFIG, codec_config, fill, quiet
 
-FIRST_WINDOW = 2 + 11
+CODEC_CONTEXT = 11
+"""Frames beside those to be heard that the codec sees."""
+FIRST_WINDOW = 2 + CODEC_CONTEXT
 """Frames of the first window: 2 to be heard, and context on their right."""
 ROWS_TO_FIRST_SOUND = FIRST_WINDOW + 8
 _AUDIO_TOKEN = 128015
@@ -114,7 +116,7 @@ def ours(file: Path, layers: int) -> None:
             prefilled = since(began)
             for _ in range(ROWS_TO_FIRST_SOUND - 1):
                 speech.step([1])
-            codec(torch.randint(0, 1024, (1, FIRST_WINDOW, 8)))
+            codec(0, FIRST_WINDOW)
             answer(ms=since(began), prefill=prefilled, hits=runner.prefixes.hits)
             speech.stop([1])
         elif command == "join":
@@ -181,28 +183,35 @@ def theirs(layers: int) -> None:
     )
 
 
-def random_codec() -> Callable[[Tensor], Tensor]:
-    """The speaking half of the codec in its true shape: codes [1, frames, 8] -> samples."""
+def random_codec() -> Callable[[int, int], Tensor]:
+    """The speaking half of the codec in its true shape, for windows: frames of context on the left, all frames.
+
+    Scaled so that no activation is large: the sine of a very large number takes several times as long.
+    """
     from higgs_server.backends.higgs_v2.codec_network import CodecDecoder
 
     network = CodecDecoder(codec_config()).requires_grad_(False)
-    fill((name, parameter) for name, parameter in network.named_parameters())
+    for name, tensor in network.state_dict().items():
+        if name.endswith("alpha"):
+            tensor.fill_(1)
+        else:
+            tensor.normal_(std=tensor[0].numel() ** -0.5)
 
-    def decode(codes: Tensor) -> Tensor:
+    def decode(left: int, frames: int) -> Tensor:
         with torch.inference_mode():
-            return network(codes)  # type: ignore[no-any-return]
+            return network(torch.randint(0, 1024, (1, frames, 8)), left, CODEC_CONTEXT)  # type: ignore[no-any-return]
 
     return decode
 
 
 def codec() -> None:
-    """Windows of the stream: their frames, and how many of them are new."""
+    """Windows of the stream: frames of context on the left, all frames."""
     decode = random_codec()
     answer(ready=True)
     for command in commands():
-        frames = int(command)
+        left, frames = map(int, command.split())
         began = time.perf_counter()
-        decode(torch.randint(0, 1024, (1, frames, 8)))
+        decode(left, frames)
         answer(ms=since(began))
 
 

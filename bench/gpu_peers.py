@@ -30,8 +30,8 @@ from make_tiny_checkpoint import NATIVE_CONFIG, make_tiny_checkpoint, write_lang
 
 TEXT_TOKENS = 256
 """The tokenizer's letters: what is above them has a meaning."""
-WINDOW, CONTEXT_FRAMES = 54, 22
-"""Frames that the codec decodes at a time, and how many of them are context."""
+WINDOW, CODEC_CONTEXT = 54, 11
+"""Frames that the codec decodes at a time, and how many of them on each side are context."""
 CLIP_SECONDS = 8
 
 
@@ -176,10 +176,10 @@ def codec_speed(codec: Any, batch: int) -> dict[str, float]:
             taken.append(since(began))
         return float(np.median(taken))
 
-    new = batch * (WINDOW - CONTEXT_FRAMES) / 25
+    new = batch * (WINDOW - 2 * CODEC_CONTEXT) / 25
     return {
         "batch": batch,
-        "decode": new / milliseconds(lambda: codec.decode(codes), 5) * 1e3,
+        "decode": new / milliseconds(lambda: codec.decode(codes, CODEC_CONTEXT, CODEC_CONTEXT), 5) * 1e3,
         "encode": CLIP_SECONDS / milliseconds(lambda: codec.encode(clip), 3) * 1e3,
     }
 

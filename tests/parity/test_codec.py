@@ -17,6 +17,7 @@ import soxr
 import torch
 
 from higgs_server.backends.higgs_v2.codec import HiggsCodec, load_codec
+from higgs_server.backends.higgs_v2.codec_network import Upsampling
 from higgs_server.backends.higgs_v2.codec_semantic import resample
 from tiny_codec import write_tiny_codec
 
@@ -124,6 +125,41 @@ def test_the_receptive_field_is_what_context_frames_says(codec: HiggsCodec) -> N
     moved = np.abs(codec.decode(codes) - codec.decode(changed))[0].reshape(41, HOP).max(axis=1) > 1e-6
     assert list(np.flatnonzero(moved)) == list(range(10, 31))  # 10.4 frames a side: 10 whole ones heard here
     assert codec.context_frames == 11
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 11), (2, 11), (7, 3), (11, 11), (15, 24), (40, 1), (20, 21)])
+def test_frames_of_context_are_heard_by_the_others_only(codec: HiggsCodec, left: int, right: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 1024, (2, 41, 8))
+    wanted = codec.decode(codes)[:, left * HOP : (41 - right) * HOP]
+    np.testing.assert_allclose(codec.decode(codes, left, right), wanted, rtol=0, atol=1e-5)
+
+
+def test_context_goes_no_further_into_the_network_than_it_is_heard(codec: HiggsCodec) -> None:
+    lengths = []
+    decoder = codec._decoder.acoustic_decoder
+    layers = [*(block.res_unit1 for block in decoder.block), decoder.conv2]
+    hooks = [layer.register_forward_pre_hook(lambda _, x: lengths.append(x[0].shape[-1])) for layer in layers]
+    codec.decode(np.zeros((1, 32, 8), np.int64), 11, 11)
+    for hook in hooks:
+        hook.remove()
+    frames = np.array(lengths) / [8, 40, 160, 320, HOP, HOP]
+    np.testing.assert_allclose(frames, [26, 13.25, 10.9, 10.35, 10.1, 10], atol=0.01)  # of 32, 10 are wanted
+
+
+@pytest.mark.parametrize(("left", "right"), [(6, 5), (-1, 0), (0, -1)])
+def test_context_that_is_not_there(codec: HiggsCodec, left: int, right: int) -> None:
+    with pytest.raises(ValueError, match="10 frames"):
+        codec.decode(np.zeros((1, 10, 8), np.int64), left, right)
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 5, 8])
+def test_upsampling_is_the_transposed_convolution(stride: int) -> None:
+    upsampling = Upsampling(6, stride).requires_grad_(False)
+    for n in (1, 2, 17):
+        x = torch.randn(3, 6, n, generator=torch.Generator().manual_seed(n))
+        expected = torch.nn.ConvTranspose1d.forward(upsampling, x)
+        assert expected.shape == (3, 3, n * stride)
+        torch.testing.assert_close(upsampling(x), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 1000, 4801])

@@ -1,7 +1,7 @@
 """From frames that arrive one by one to PCM: overlapping windows, decoded in a thread of their own.
 
 Knows frames and samples; no model, no text, no HTTP. The codec hears neighbours on both sides of a frame, so each
-window carries context on both sides that is cut off again: joined, the samples equal the whole decode.
+window carries context on both sides that is not heard itself: joined, the samples equal the whole decode.
 """
 
 from __future__ import annotations
@@ -29,26 +29,28 @@ GROWTH = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Frames to decode together, [n, codebooks]; the samples of `left` and `right` of them are cut off again."""
+    """Frames to decode together, [n, codebooks]; `left` and `right` of them are context."""
 
     codes: Frames
     left: int
     right: int
 
-    def cut(self, samples: Samples, hop_length: int) -> Samples:
-        """The samples [n * hop_length] of all frames -> those of the frames that are new."""
-        return samples[self.left * hop_length : (len(self.codes) - self.right) * hop_length]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows of one shape can be decoded in one batch."""
+        return len(self.codes), self.left, self.right
 
 
 def decode_whole(codec: Codec, codes: Frames) -> Samples:
     """What a stream of windows joins up to: the decode of all frames [n, codebooks] at once.
 
-    Beyond the start is silence. Beyond the end, where silence would hiss, the last frame is repeated and cut off.
+    Beyond the start is silence. Beyond the end, where silence would hiss, the last frame is repeated as context.
     """
     if not len(codes):
         return np.zeros(0, dtype=np.float32)
-    window = Window(_repeat_last(codes, codec.context_frames), 0, codec.context_frames)
-    return window.cut(codec.decode(window.codes[None])[0], codec.hop_length)
+    longer = _repeat_last(codes, codec.context_frames)
+    samples: Samples = codec.decode(longer[None], 0, codec.context_frames)[0]
+    return samples
 
 
 def _repeat_last(codes: Frames, times: int) -> Frames:
@@ -187,7 +189,7 @@ class CodecStream:
 
 
 class CodecWorker:
-    """One thread that decodes the windows of all streams, oldest first, windows of equal length in one batch.
+    """One thread that decodes the windows of all streams, oldest first, windows of one shape in one batch.
 
     first and largest: see FrameWindower. max_batch: windows decoded at once; 1 where the last bit of a sample must not
     depend on who else is speaking, for a batch adds up in another order.
@@ -249,18 +251,18 @@ class CodecWorker:
                     stream.fail(GenerationFailed(error))
 
     def _next_batch(self) -> list[tuple[CodecStream, Window]]:
-        """The oldest window and others of its length; empty when the worker is closed."""
+        """The oldest window and others of its shape; empty when the worker is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closed)
             if self._closed:
                 return []
-            length = len(self._pending[0][1].codes)
+            shape = self._pending[0][1].shape
             batch: list[tuple[CodecStream, Window]] = []
             left: deque[tuple[CodecStream, Window]] = deque()
             waiting: set[CodecStream] = set()
             for stream, window in self._pending:
                 # A stream's windows stay in order: none overtakes one that is left.
-                if len(window.codes) == length and len(batch) < self._max_batch and stream not in waiting:
+                if window.shape == shape and len(batch) < self._max_batch and stream not in waiting:
                     batch.append((stream, window))
                 else:
                     left.append((stream, window))
@@ -269,15 +271,16 @@ class CodecWorker:
             return batch
 
     def _decode(self, batch: list[tuple[CodecStream, Window]]) -> None:
+        first = batch[0][1]
         try:
-            decoded = self._codec.decode(np.stack([window.codes for _, window in batch]))
+            decoded = self._codec.decode(np.stack([window.codes for _, window in batch]), first.left, first.right)
         except Exception as error:
             if len(batch) > 1:  # one stream's fault is not the others'
                 for entry in batch:
                     self._decode([entry])
                 return
-            logger.exception("the codec failed to decode a window of %d frames", len(batch[0][1].codes))
+            logger.exception("the codec failed to decode a window of %d frames", len(first.codes))
             batch[0][0].fail(GenerationFailed(error))
             return
-        for (stream, window), samples in zip(batch, decoded, strict=True):
-            stream.deliver(window.cut(samples, self._codec.hop_length))
+        for (stream, _), samples in zip(batch, decoded, strict=True):
+            stream.deliver(samples)

@@ -138,5 +138,8 @@ class Codec(Protocol):
     def encode(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Mono float32 [n] at sampling_rate -> codes [frames, codebooks]."""
 
-    def decode(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Codes [batch, frames, codebooks] -> float32 [batch, frames * hop_length]."""
+    def decode(self, codes: npt.NDArray[np.int64], left: int = 0, right: int = 0) -> npt.NDArray[np.float32]:
+        """Codes [batch, frames, codebooks] -> float32 [batch, (frames - left - right) * hop_length].
+
+        The samples of all frames but `left` and `right` of them at the ends, which are context.
+        """

@@ -52,7 +52,7 @@ class HiggsCodec:
         self.hop_length: int = math.prod(acoustic.upsampling_ratios)
         self.num_codebooks: int = config.num_quantizers
         self.codebook_size: int = config.codebook_size
-        self.context_frames = math.ceil(decoder.acoustic_decoder.receptive_field())
+        self.context_frames = decoder.acoustic_decoder.context_frames
         self.device = device
         self._checkpoint = checkpoint
         self._decoder = decoder.to(device)
@@ -83,21 +83,26 @@ class HiggsCodec:
             codes: npt.NDArray[np.int64] = self._decoder.quantizer.encode(features)[0].cpu().numpy()
             return codes
 
-    def decode(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Codes int64 [batch, frames, codebooks] -> float32 [batch, frames * hop_length].
+    def decode(self, codes: npt.NDArray[np.int64], left: int = 0, right: int = 0) -> npt.NDArray[np.float32]:
+        """Codes int64 [batch, frames, codebooks] -> float32 [batch, (frames - left - right) * hop_length].
 
-        Beyond both ends the network sees zeros. Raises ValueError for a code that no codebook has.
+        `left` and `right` frames at the ends are context, heard only by their neighbours. Beyond both ends the network
+        sees zeros. Raises ValueError for a code that no codebook has.
         """
         codes = np.asarray(codes, dtype=np.int64)
         if codes.ndim != 3 or codes.shape[2] != self.num_codebooks:
             raise ValueError(f"codes must be [batch, frames, {self.num_codebooks}], not {list(codes.shape)}")
+        frames = codes.shape[1] - left - right
+        if min(left, right, frames) < 0:
+            raise ValueError(f"{codes.shape[1]} frames cannot hold {left} and {right} of context")
         if not codes.size:
-            return np.zeros((codes.shape[0], codes.shape[1] * self.hop_length), dtype=np.float32)
+            return np.zeros((codes.shape[0], frames * self.hop_length), dtype=np.float32)
         if codes.min() < 0 or codes.max() >= self.codebook_size:
             raise ValueError(f"codes must be within 0 and {self.codebook_size - 1}")
         with self._computing():
-            samples: npt.NDArray[np.float32] = self._decoder(torch.tensor(codes, device=self.device)).cpu().numpy()
-            return samples
+            samples = self._decoder(torch.tensor(codes, device=self.device), left, right)
+            decoded: npt.NDArray[np.float32] = samples.cpu().numpy()
+            return decoded
 
     def _listening_half(self) -> CodecEncoder:
         with self._loading:

@@ -66,20 +66,39 @@ class EncoderBlock(nn.Module):
         return self.conv1(self.snake1(x))
 
 
+class Upsampling(nn.ConvTranspose1d):
+    """A transposed convolution that halves the channels. [B, C, n] -> [B, C / 2, n * stride].
+
+    On a CPU it is a product and a sum: torch's rearranges the weights anew in each call, which takes longer than a
+    window's product.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        padding = math.ceil(stride / 2)
+        super().__init__(channels, channels // 2, 2 * stride, stride, padding, output_padding=stride % 2)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if x.device.type != "cpu":
+            return super().forward(x)
+        stride = self.stride[0]
+        parts = self.weight.flatten(1).t() @ x
+        samples = F.fold(
+            parts,
+            output_size=(1, x.shape[-1] * stride),
+            kernel_size=(1, 2 * stride),
+            padding=(0, math.ceil(stride / 2)),
+            stride=(1, stride),
+        )
+        return samples.squeeze(2) + self.bias[:, None]  # type: ignore[index]
+
+
 class DecoderBlock(nn.Module):
     """Upsamples by exactly `stride` and halves the channels. [B, C, n] -> [B, C / 2, n * stride]."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.snake1 = Snake(channels)
-        self.conv_t1 = nn.ConvTranspose1d(
-            channels,
-            channels // 2,
-            kernel_size=2 * stride,
-            stride=stride,
-            padding=math.ceil(stride / 2),
-            output_padding=stride % 2,
-        )
+        self.conv_t1 = Upsampling(channels, stride)
         self.res_unit1, self.res_unit2, self.res_unit3 = (ResidualUnit(channels // 2, d) for d in RESIDUAL_DILATIONS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,20 +143,38 @@ class AcousticDecoder(nn.Module):
         self.snake1 = Snake(channels)
         self.conv2 = nn.Conv1d(channels, 1, kernel_size=7, padding=3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        for block in self.block:
-            x = block(x)
-        return self.conv2(self.snake1(x))
+    def forward(self, x: Tensor, left: int = 0, right: int = 0) -> Tensor:
+        """Features with `left` and `right` frames of context at the ends -> the waveform of the frames between.
 
-    def receptive_field(self) -> float:
-        """Frames on each side that a sample depends on (10.4 for the published ratios), from above."""
-        frames, rate = 3.0, 1
-        for stride in self.ratios:
-            frames += 1 / rate  # an upsampling convolution sees its two nearest inputs
-            rate *= stride
-            frames += 3 * sum(RESIDUAL_DILATIONS) / rate
-        return frames + 3 / rate
+        Most of the context reaches no further than the first block: what no sample of the result depends on is cut
+        off before each block, which costs nothing of exactness.
+        """
+        *reaches, last = self._reaches()
+        x = self.conv1(x)
+        for block, stride, reach in zip(self.block, self.ratios, reaches, strict=True):
+            x, left, right = _cut(x, left, right, reach)
+            x, left, right = block(x), left * stride, right * stride
+        x, left, right = _cut(x, left, right, last)
+        return _cut(self.conv2(self.snake1(x)), left, right, 0)[0]
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a sample depends on at most (11 for the published ratios)."""
+        return 3 + self._reaches()[0]
+
+    def _reaches(self) -> list[int]:
+        """Of the input of each block and of what follows them: the neighbours on each side that a sample depends on."""
+        reaches = [3]
+        for stride in reversed(self.ratios):
+            # An upsampling convolution sees its two nearest inputs.
+            reaches.append(math.ceil((reaches[-1] + 3 * sum(RESIDUAL_DILATIONS)) / stride) + 1)
+        return reaches[::-1]
+
+
+def _cut(x: Tensor, left: int, right: int, reach: int) -> tuple[Tensor, int, int]:
+    """[..., n] of which `left` and `right` are context -> with at most `reach` of either, and how many they are."""
+    left_over, right_over = max(left - reach, 0), max(right - reach, 0)
+    return x[..., left_over : x.shape[-1] - right_over], left - left_over, right - right_over
 
 
 class Codebook(nn.Module):
@@ -207,6 +244,7 @@ class CodecDecoder(nn.Module):
             acoustic.decoder_hidden_size, acoustic.upsampling_ratios, acoustic.hidden_size
         )
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, left: int = 0, right: int = 0) -> Tensor:
+        """Of the frames between `left` and `right` frames of context: see AcousticDecoder.forward."""
         x = self.fc2(self.quantizer.decode(codes))
-        return self.acoustic_decoder(x.transpose(1, 2)).squeeze(1)
+        return self.acoustic_decoder(x.transpose(1, 2), left, right).squeeze(1)

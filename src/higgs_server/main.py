@@ -21,12 +21,19 @@ log = logging.getLogger(__name__)
 
 
 def app() -> FastAPI:
-    """The application from the environment's settings: what --reload starts in its child process."""
+    """The application from the environment's settings: what --reload starts in its child process.
+
+    Settings that cannot be used end that process with a line that says so.
+    """
     from higgs_server.server.app import create_app
 
-    settings = Settings()
-    set_up_logging(settings.log_level, settings.log_file, settings.log_format)
-    return create_app(settings)
+    try:
+        settings = Settings()
+        set_up_logging(settings.log_level, settings.log_file, settings.log_format)
+        return create_app(settings)
+    except BadSettings as error:
+        log.error("%s", error)
+        raise SystemExit(2) from None
 
 
 def serve(settings: Settings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket as sockets
 import time
 from collections.abc import Iterator
@@ -179,6 +180,12 @@ def test_ending_in_the_middle_frees_everything(native_server: ServerProcess, end
 def test_the_key_is_asked_for_here_too(keyed_server: ServerProcess) -> None:
     with pytest.raises(InvalidStatus) as error, connected(keyed_server.url):
         pass
-    assert error.value.response.status_code == 403
+    refused = error.value.response
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert json.loads(refused.body)["error"]["code"] == "unauthorized"
+    keyed_server.wait_for(rf"\[{refused.headers['x-request-id']}\].* WEBSOCKET .* 401 ")
     with connected(keyed_server.url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
         send(socket, "session.close")
+    keyed_server.wait_for(r" WEBSOCKET .* 101 ")
+    assert "ERROR" not in keyed_server.log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -82,8 +83,11 @@ def test_so_many_at_the_same_time(server: ServerProcess, client: httpx.Client) -
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit"
         assert refused.headers["retry-after"] == "1"
-        with pytest.raises(InvalidStatus), connected(server.url, additional_headers=key("d-key")):
+        with pytest.raises(InvalidStatus) as error, connected(server.url, additional_headers=key("d-key")):
             pass
+        assert error.value.response.status_code == 429
+        assert error.value.response.headers["retry-after"] == "1"
+        assert json.loads(error.value.response.body)["error"]["type"] == "rate_limit_error"
         assert client.post("/plan", json={"text": "Hello."}, headers=key("b-key")).status_code == 200
     # Both are gone, and their places free as soon as the server has noticed.
     while sum("POST /generate closed" in line for line in list(server.lines)) < 2:
@@ -111,9 +115,45 @@ def test_no_origin_is_allowed_by_default(embedded_server: ServerProcess) -> None
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+def test_a_page_from_elsewhere_may_neither_send_nor_open_a_session(server: ServerProcess, client: httpx.Client) -> None:
+    evil = "https://evil.example"
+    form = {"text": (None, "Hello.")}  # what a browser sends without asking first
+    for origin, status in ((evil, 403), ("null", 403), (ORIGIN, 200), (server.url, 200)):
+        answer = client.post("/generate-upload", files=form, headers={"origin": origin, **key("first")})
+        assert answer.status_code == status
+    assert client.delete("/v1/audio/voices/nobody", headers={"origin": evil, **key("first")}).status_code == 403
+    assert client.get("/voices", headers={"origin": evil, **key("first")}).status_code == 200
+    for origin in (ORIGIN, server.url, None):
+        with connected(server.url, additional_headers=key("first"), origin=origin):
+            pass
+    with pytest.raises(InvalidStatus) as error, connected(server.url, additional_headers=key("first"), origin=evil):
+        pass
+    assert error.value.response.status_code == 403
+    assert json.loads(error.value.response.body)["error"]["code"] == "foreign_origin"
+
+
+def test_behind_a_proxy_that_changes_host_the_browser_s_word_counts(embedded_server: ServerProcess) -> None:
+    page = {"origin": "https://speech.example", "accept-language": "en"}
+    for fetched, status in (("same-origin", 200), ("same-site", 403), ("cross-site", 403)):
+        headers = {**page, "sec-fetch-site": fetched}
+        assert httpx.post(f"{embedded_server.url}/plan", json={"text": "Hi."}, headers=headers).status_code == status
+    refused = httpx.post(f"{embedded_server.url}/plan", json={"text": "Hi."}, headers=page)
+    assert refused.json()["error"]["code"] == "foreign_origin"
+    assert "--cors-origins" in refused.json()["message"]
+    headers = {**page, "host": "speech.example"}
+    assert httpx.post(f"{embedded_server.url}/plan", json={"text": "Hi."}, headers=headers).status_code == 200
+
+
 def test_a_file_of_keys_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
     server = ServerProcess(["--model-path", "embedded", "--api-key-file", str(tmp_path / "missing")])
     server.wait_for("--api-key-file: .*missing")
     assert server.process.wait(60) == 2
     server.stop()
+    assert "Traceback" not in server.log
+
+
+def test_with_reload_it_is_one_line_too(tmp_path: Path) -> None:
+    server = ServerProcess(["--model-path", "embedded", "--reload", "--api-key-file", str(tmp_path / "missing")])
+    server.wait_for("ERROR .*--api-key-file: .*missing")
+    server.stop()  # the reloader waits for a change
     assert "Traceback" not in server.log

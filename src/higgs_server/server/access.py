@@ -36,7 +36,7 @@ class Access:
         """A message on its way to the client."""
         record = self._record
         match message["type"]:
-            case "http.response.start" if message["status"] != CLIENT_CLOSED_REQUEST:
+            case "http.response.start" | "websocket.http.response.start" if message["status"] != CLIENT_CLOSED_REQUEST:
                 record.status = message["status"]
             case "http.response.body":
                 record.bytes += len(message.get("body", b""))

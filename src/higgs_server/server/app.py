@@ -31,6 +31,7 @@ from higgs_server.server.callers import Callers
 from higgs_server.server.edge import Edge
 from higgs_server.server.metrics import Metrics
 from higgs_server.server.model import ServedModel
+from higgs_server.server.origins import Origins
 from higgs_server.settings import Settings
 from higgs_server.tracing import Tracing
 
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     model = ServedModel(settings)
     callers = Callers(settings)
+    origins = Origins(settings)
     metrics = Metrics(model)
     tracing = Tracing(settings.otlp_endpoint, __version__) if settings.otlp_endpoint else None
     observers = (log_request, metrics.observe, *((tracing.observe,) if tracing else ()))
@@ -72,12 +74,14 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     errors.install(app)
     endpoints = frozenset(route.path for router in routers for route in router.routes)
-    app.add_middleware(Edge, settings=settings, callers=callers, observers=observers, endpoints=endpoints)
-    if settings.cors_origins:
+    app.add_middleware(
+        Edge, settings=settings, callers=callers, origins=origins, observers=observers, endpoints=endpoints
+    )
+    if origins.allowed:
         # Around the edge: whatever it answers, also without a key, is for the page that asked.
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_origins=origins.allowed,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=["retry-after", "x-request-id", "x-seed", "x-finish-reason", "x-sample-rate"],

@@ -55,7 +55,7 @@ class Conversation:
     async def run(self) -> None:
         """Until all is said, or the client closes or goes, and whatever is being spoken then stops. A server that ends
         takes no more text, and says what is complete."""
-        await self._socket.accept(headers=[(b"x-request-id", current_request.get().id.encode())])
+        await self._socket.accept()
         speaking = asyncio.ensure_future(self._speak_all())
         listening = asyncio.ensure_future(self._listen())
         stopping = asyncio.ensure_future(self._model.stopping.wait())

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from higgs_server.server.access import Access
 from higgs_server.server.callers import Callers
 from higgs_server.server.errors import HeadersTooLarge, error_response, unexpected
+from higgs_server.server.origins import Origins
 from higgs_server.server.studio import wants_page
 from higgs_server.settings import Settings
 from higgs_server.telemetry import Observer, RequestRecord, current_request
@@ -38,6 +39,7 @@ class Edge:
         app: ASGIApp,
         settings: Settings,
         callers: Callers,
+        origins: Origins,
         observers: tuple[Observer, ...] = (),
         endpoints: Collection[str] = frozenset(),
     ) -> None:
@@ -46,6 +48,7 @@ class Edge:
         self._observers = observers
         self._endpoints = endpoints
         self._callers = callers
+        self._origins = origins
         self._timeout = settings.request_timeout
         self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
 
@@ -107,23 +110,28 @@ class Edge:
         record = RequestRecord(secrets.token_hex(8), caller=_address(scope), observers=self._observers)
         access = Access(record, scope, self._endpoints)
         token = current_request.set(record)
+        headers = Headers(scope=scope)
 
         async def observed_send(message: Message) -> None:
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                MutableHeaders(scope=message)["x-request-id"] = record.id
             access.sent(message)
             await send(message)
 
         accepting = False
         try:
-            with self._admitted(record, scope, Headers(scope=scope)):
+            with self._admitted(record, scope, headers):
                 accepting = True
                 await self._app(scope, receive, observed_send)
         except SpeechError as error:
             if accepting:
                 raise
             record.error = error
-            # Closed before it is accepted: the client sees HTTP 403.
             await receive()
-            await observed_send({"type": "websocket.close", "code": 1008})
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await error_response(error, headers, scope["path"])(scope, receive, observed_send)
+            else:  # closed before it is accepted: the client sees HTTP 403
+                await observed_send({"type": "websocket.close", "code": 1008})
         finally:
             access.done()
             current_request.reset(token)
@@ -145,6 +153,7 @@ class Edge:
         if scope.get("method") in _FREE_METHODS:
             yield
             return
+        self._origins.check(headers)
         if scope["type"] == "http":  # a session's sentences count, not the session
             self._callers.count(record.caller)
         with self._callers.at_once(record.caller):

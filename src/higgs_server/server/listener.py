@@ -125,6 +125,12 @@ class HttpConnection(_ReadBy, H11Protocol):
 class WebSocketConnection(_ReadBy, WebSocketsSansIOProtocol):
     """A WebSocket whose session is ended by the application when the server stops, not in the middle of a word."""
 
+    async def send(self, message: Any) -> None:
+        """ASGI. uvicorn does not count a refusal as an answer to the handshake, and would log a fault."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
+
     def shutdown(self) -> None:
         """uvicorn's call when it stops; the application knows of it only from `Listener`."""
         if not (self.handshake_complete and self.app_state["stopping"].is_set()):

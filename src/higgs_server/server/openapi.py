@@ -66,7 +66,7 @@ def _errors(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str,
 _STATUSES = {
     400: "The body is not what its content type says.",
     401: "A key is needed.",
-    403: "It ships with the server and is not changed.",
+    403: "A web page of another origin asks, or what is to be changed ships with the server.",
     404: "No voice, scene, profile or page of that name; the message names those that exist.",
     405: "Another method than this path takes.",
     409: "There is one of that name already.",
@@ -80,11 +80,11 @@ _STATUSES = {
     504: "The time that the request may take is over.",
     507: "A folder or a file cannot be read or written, or the disk is full.",
 }
-# Whatever is asked, its key, its headers, the size of its body and the caller's rate are looked at first.
-_ANY = (400, 401, 404, 405, 413, 422, 429, 431, 500)
+# Whatever is asked, its key, its headers, its origin, the size of its body and the caller's rate are looked at first.
+_ANY = (400, 401, 403, 404, 405, 413, 422, 429, 431, 500)
 ANY_ERRORS = _errors(ErrorBody, *_ANY)
 _SPEAKING = (*_ANY, 415, 503, 504, 507)
-_KEEPING = (*_ANY, 403, 409, 415, 507)
+_KEEPING = (*_ANY, 409, 415, 507)
 ERRORS = _errors(ErrorBody, *_SPEAKING)
 LIBRARY_ERRORS = _errors(ErrorBody, *_KEEPING)
 # OpenAI's API knows no 422: there it is 400, but for a recording that is refused.

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from higgs_server.server.callers import Callers
 from higgs_server.server.edge import Edge
+from higgs_server.server.origins import Origins
 from higgs_server.settings import Settings
 from higgs_server.types import TooLarge
 
@@ -19,7 +20,7 @@ SMALL = Settings(max_upload_mb=1, max_text_length=10)
 
 def ask(app: ASGIApp, method: str = "POST", **options: Any) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(Edge(app, SMALL, Callers(SMALL)), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(Edge(app, SMALL, Callers(SMALL), Origins(SMALL)), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             return await asyncio.wait_for(client.request(method, "/x", **options), 20)
 
@@ -71,3 +72,27 @@ def test_a_body_beyond_the_limit(declared: bool) -> None:
     content: Any = b"x" * 2**21 if declared else chunks()
     assert ask(reading, content=content).status_code == 413
     assert ask(reading, content=b"x" * 1000).text == "1000"
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_handshake_is_refused_as_well_as_the_server_around_it_can(able: bool) -> None:
+    settings = Settings(api_key="k")
+    extensions = {"extensions": {"websocket.http.response": {}}} if able else {}
+    scope = {"type": "websocket", "path": "/v1/audio/speech/stream", "headers": [], **extensions}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Edge(refusing, settings, Callers(settings), Origins(settings))(scope, receive, send))
+    if able:
+        assert [message["type"] for message in sent] == [
+            "websocket.http.response.start",
+            "websocket.http.response.body",
+        ]
+        assert sent[0]["status"] == 401
+    else:
+        assert [message["type"] for message in sent] == ["websocket.close"]

@@ -15,6 +15,7 @@ from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
@@ -56,10 +57,7 @@ def _location(value: object) -> object:
     kind, _, rest = value.partition("://")
     if kind in ("file", "local"):
         return Path(rest)
-    if any("@" in part.partition("/")[0] for part in value.split("://")[1:]):
-        raise PydanticCustomError(
-            _CREDENTIALS, "addresses are shown and logged: give credentials in the environment, not in the address"
-        )
+    _without_credentials(value)
     try:
         from fsspec import get_filesystem_class
 
@@ -67,6 +65,16 @@ def _location(value: object) -> object:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{error}. {kind}:// needs fsspec and its package for it, such as s3fs or gcsfs") from None
     return value
+
+
+def _without_credentials(address: str) -> str:
+    if any("@" in part.partition("/")[0] for part in address.split("://")[1:]):
+        raise PydanticCustomError(
+            _CREDENTIALS,
+            "addresses are shown and logged: give credentials in the environment or by a flag for them, not in the "
+            "address",
+        )
+    return address
 
 
 Location = Annotated[Path | str, BeforeValidator(_location)]
@@ -92,7 +100,7 @@ class Settings(BaseSettings):
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    model_path: str = Field(
+    model_path: Annotated[str, AfterValidator(_without_credentials)] = Field(
         HIGGS,
         description='What speaks: a hub id, a folder, "embedded" (no GPU, no download), or another engine\'s http://HOST:PORT.',
     )
@@ -160,7 +168,7 @@ class Settings(BaseSettings):
         None, ge=1, description="Requests that each caller may have at the same time; by default any."
     )
     cors_origins: str | None = Field(
-        None, description='Origins whose pages may use this server, separated by commas; "*" for all, none by default.'
+        None, description='Origins whose pages may use this server besides its own, separated by commas; "*" for all.'
     )
     remote_api_key: SecretStr | None = Field(
         None, description="Key that the other engine asks for, where --model-path is an address."

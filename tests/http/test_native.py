@@ -29,6 +29,7 @@ def test_info_tells_what_is_loaded(client: httpx.Client) -> None:
     assert info["max_new_tokens"] == 2048
     assert set(info["supported_features"]) == FEATURES
     assert "--model-path" in info["note"]
+    assert "[laugh]" in info["note"]
     assert info["queue"].keys() == {"running", "waiting", "max_running", "max_waiting"}
 
 

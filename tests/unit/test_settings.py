@@ -126,4 +126,7 @@ def test_an_address_has_no_credentials_in_it(address: str) -> None:
     with pytest.raises(BadSettings, match="in the environment") as refused:
         Settings(voice_prompts_dir=address)
     assert "s3cret" not in f"{refused.value} {refused.value.zh}"
+    with pytest.raises(BadSettings, match="not in the address") as refused:
+        Settings(model_path=address.replace("ftp", "http"))
+    assert "s3cret" not in f"{refused.value} {refused.value.zh}"
     assert Settings(voice_prompts_dir="memory://bucket/a@b").voice_prompts_dir == "memory://bucket/a@b"

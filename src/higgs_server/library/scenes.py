@@ -26,14 +26,16 @@ class SceneLibrary:
         return [found[name] for name in sorted(found)]
 
     def get(self, name: str | None, param: str = "scene_prompt") -> Scene | None:
-        """None, "" and "empty" are no scene. Raises NotFound naming the scenes that exist."""
+        """None, "" and "empty" are no scene. Raises NotFound naming the scenes that exist, StorageFailed for a
+        file that cannot be read."""
         if name is None or name.strip() in ("", "empty"):
             return None
         name = check_name(name, param)
-        scenes = {scene.name: scene for scene in self.list()}
-        if name not in scenes:
-            raise not_found("scene", "场景", name, sorted(scenes), param)
-        return scenes[name]
+        for folder in self._layers:
+            scene = folder.read(partial(_scene, folder, name))
+            if scene is not None:
+                return scene
+        raise not_found("scene", "场景", name, [scene.name for scene in self.list()], param)
 
     def put(self, name: str, content: str, param: str) -> Scene:
         """Writes a scene, over one of the same name. Raises InvalidRequest where it is empty or has no name."""
@@ -50,7 +52,21 @@ class SceneLibrary:
 
 
 def _scenes(folder: Folder, view: View) -> dict[str, Scene]:
-    files = [file for file in sorted(view.versions) if file.endswith(".txt")]
-    texts = ((file, text(view.read(file))) for file in files)
-    named = ((normalize("NFC", PurePosixPath(file).stem), file, words) for file, words in texts)
-    return {name: Scene(name, words, folder.path / file) for name, file, words in named if words}
+    found = (_as_scene(folder, name, file, view.read(file)) for name, file in _files(view).items())
+    return {scene.name: scene for scene in found if scene}
+
+
+def _scene(folder: Folder, name: str, view: View) -> Scene | None:
+    file = _files(view).get(name)
+    return _as_scene(folder, name, file, view.content(file)) if file else None
+
+
+def _as_scene(folder: Folder, name: str, file: str, content: bytes | None) -> Scene | None:
+    words = text(content)
+    return Scene(name, words, folder.path / file) if words else None
+
+
+def _files(view: View) -> dict[str, str]:
+    """File by the name of its scene."""
+    files = (file for file in sorted(view.versions) if file.endswith(".txt"))
+    return {normalize("NFC", PurePosixPath(file).stem): file for file in files}

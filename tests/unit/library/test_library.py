@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from higgs_server.library.folder import Folder
 from higgs_server.library.names import MAX_NAME_LENGTH, check_name, listed
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
-from higgs_server.types import InvalidRequest, NotFound
+from higgs_server.types import InvalidRequest, NotFound, StorageFailed
 
 
 @pytest.fixture
@@ -75,11 +76,21 @@ def test_a_name_that_passes_never_leaves_its_folder(name: str) -> None:
     assert len(checked.encode()) <= MAX_NAME_LENGTH
 
 
-def test_scenes(tmp_path: Path) -> None:
+def test_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "attic.txt").write_text("Recorded in an attic.\n")
     (tmp_path / "empty_file.txt").write_text("")
     library = SceneLibrary(tmp_path)
     assert [(scene.name, scene.content) for scene in library.list()] == [("attic", "Recorded in an attic.")]
+
+    def failing(self: Folder, name: str, version: str | None) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "open", failing)
+        with pytest.raises(StorageFailed, match=r"attic\.txt .*Permission denied"):
+            library.get("attic")
+        with pytest.raises(NotFound):
+            library.get("cellar")
     for nothing in (None, "", " ", "empty"):
         assert library.get(nothing) is None
     with pytest.raises(NotFound, match="attic"):

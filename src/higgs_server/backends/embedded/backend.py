@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 _NOTE = (
     "This is the small embedded voice (Kokoro-82M on the CPU), NOT Higgs Audio: eight voices, no cloning, no scenes, "
-    "and temperature, top_k, top_p, seed and ras_* change nothing. "
+    "no sounds ([laugh] and its like are left out), and temperature, top_k, top_p, seed and ras_* change nothing. "
     f"For Higgs Audio v2 start `{USE_HIGGS}` (with the extra [higgs]; a GPU is advised)."
 )
 _SAMPLES_PER_TOKEN = SAMPLING_RATE // FRAMES_PER_SECOND

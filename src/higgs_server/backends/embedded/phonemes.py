@@ -19,7 +19,8 @@ MAX_TOKENS = 508
 """Symbols one model call takes: a voice pack has 510 rows, and the sentence is framed by two zeros."""
 
 _SOUND_EVENT = re.compile(r"<(SE(?:_[A-Za-z]+)?)>[^<]*</\1>|</?SE(?:_[A-Za-z]+)?>")
-"""`<SE>[Laughter]</SE>`: an instruction to Higgs; this voice cannot laugh and must not read it out."""
+"""`<SE>[Laughter]</SE>`: an instruction to Higgs; this voice cannot laugh and must not read it out. Its note in
+`/info` says so."""
 
 _PUNCTUATION = str.maketrans(
     {

@@ -1,11 +1,15 @@
 """Higgs Audio v2 on an NVIDIA GPU in its true shape: beside the memory's speed and transformers' generate.
 
     python bench/gpu.py [--phases step,batch,codec,profile,memory,http] [--streams 1,32,64,256] [--folder DIR]
+                        [--boson DIR]
     python bench/gpu.py --tiny       try the bench itself with a tiny model, on any machine: its figures mean nothing
 
-Random weights. Peers run in processes of their own (bench/gpu_peers.py) and take turns. Needs the extra [higgs], 13 GB
+Random weights. Peers run in processes of their own and take turns. Needs the extra [higgs], 13 GB
 of disk in --folder, where the weights stay for the next run, and a GPU with the memory for all --streams at once.
-boson_multimodal's engine needs an older transformers than ours and is not among the peers.
+boson_multimodal needs an older transformers than ours, so it is a peer only where --boson has both:
+
+    pip install --no-deps --target DIR boson-multimodal==0.1.1 transformers==4.46.3 tokenizers==0.20.3 \\
+        huggingface-hub==0.26.5
 """
 
 from __future__ import annotations
@@ -29,10 +33,10 @@ import load
 from peers import CONTEXT, Peer, Table
 from true_shape import machine
 
-PEERS = Path(__file__).with_name("gpu_peers.py")
+OUR_SIDE, THEIR_SIDE = (Path(__file__).with_name(name) for name in ("gpu_ours.py", "gpu_theirs.py"))
 PHASES = ("step", "batch", "codec", "profile", "memory", "http")
 OURS, PLAIN = "higgs-audio-server", "without graphs"
-CACHES = {"dynamic": "transformers", "static": "transformers, static cache"}
+THEIRS = {"transformers": ("transformers", "dynamic"), "transformers, static cache": ("transformers", "static")}
 STEP = "one stream, ms a frame (real-time factor)"
 FRAME_MS = 40
 FRAMES, MAX_CONTEXT = 250, 1280
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--streams", help="utterances at once, for each of which batch and http measure")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "higgs-bench")
+    parser.add_argument("--boson", type=Path, metavar="DIR", help="where boson_multimodal and its transformers are")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, few and short measurements")
     args = parser.parse_args()
     phases = args.phases.split(",")
@@ -53,7 +58,12 @@ def main() -> None:
     if not (args.tiny or torch.cuda.is_available()):
         raise SystemExit("bench/gpu.py measures an NVIDIA GPU and finds none; --tiny tries it out without one.")
     streams = args.streams or ("1,2" if args.tiny else "1,32,64,256")
-    Bench(args.folder, args.tiny, [int(number) for number in streams.split(",")]).run(phases)
+    bench = Bench(args.folder, args.tiny, [int(number) for number in streams.split(",")])
+    if args.boson:
+        bench.theirs["boson_multimodal"] = ("boson", str(args.boson))
+    else:
+        print("boson_multimodal is not measured: it needs --boson")
+    bench.run(phases)
 
 
 class Bench(Table):
@@ -63,6 +73,7 @@ class Bench(Table):
         super().__init__()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.streams = streams
+        self.theirs = dict(THEIRS)
         self.rounds, self.steps = (2, 4) if tiny else (9, 30)
         self.seconds, self.texts = (300.0, 2) if tiny else (15.0, 10**9)
         kind = "tiny" if tiny else "true"
@@ -70,7 +81,7 @@ class Bench(Table):
         if not self.folder.is_dir():
             print(f"making {self.folder}", flush=True)
             unfinished = folder / f"{kind}.unfinished"
-            subprocess.run([sys.executable, str(PEERS), "build", kind, str(unfinished)], check=True)
+            subprocess.run([sys.executable, str(OUR_SIDE), "build", kind, str(unfinished)], check=True)
             unfinished.rename(self.folder)
 
     def run(self, phases: list[str]) -> None:
@@ -78,18 +89,15 @@ class Bench(Table):
         began = time.perf_counter()
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
         if inside := [phase for phase in phases if phase != "http"]:
-            ours = self.peer("ours", str(max(self.streams)))
+            ours = Peer(OUR_SIDE, "speak", str(self.folder), self.device, str(max(self.streams)))
             print(f"{ours.hello['dtype']}, context {CONTEXT}, copy bandwidth {ours.hello['copy'] / 1e9:.0f} GB/s")
             for phase in inside:
                 getattr(self, phase)(ours)
             ours.close()
         if "http" in phases:
             self.http()
-        self.print(OURS, PLAIN, *CACHES.values())
+        self.print(OURS, PLAIN, *self.theirs)
         print(f"\n{time.perf_counter() - began:.0f} s in all")
-
-    def peer(self, name: str, option: str) -> Peer:
-        return Peer(PEERS, name, str(self.folder), self.device, option)
 
     def floor(self, ours: Peer, streams: int) -> float:
         """Milliseconds in which the memory reads the weights, and what the streams have behind them."""
@@ -99,8 +107,8 @@ class Bench(Table):
     def step(self, ours: Peer) -> None:
         """A few frames of one, a few of the other, and so on; the first turns are a warm-up."""
         times: dict[str, list[float]] = {OURS: [], PLAIN: []}
-        for cache, column in CACHES.items():
-            theirs = self.peer("theirs", cache)
+        for column, (name, option) in self.theirs.items():
+            theirs = Peer(THEIR_SIDE, name, str(self.folder), self.device, option)
             for turn in range(self.rounds):
                 mine, plain = (ours.ask(f"{kind} 1 {self.steps}")["ms"] for kind in ("steps", "plain"))
                 answers = [theirs.ask("step") for _ in range(4)]
@@ -118,7 +126,7 @@ class Bench(Table):
             self.note(STEP, column, f"{ms:.2f} ({ms / FRAME_MS:.3f})")
             self.note(f"times the floor of {floor:.2f} ms", column, f"{ms / floor:.2f}")
             if column != OURS:
-                self.note("as fast is ours", column, f"{ms / medians[OURS]:.2f} x")
+                self.note("ours in comparison", column, f"{ms / medians[OURS]:.2f} x as fast")
 
     def batch(self, ours: Peer) -> None:
         """Network and sampling alone."""

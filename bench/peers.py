@@ -22,6 +22,8 @@ VOICE_TEXT, VOICE_ROWS, NEW_TEXT = 60, 240, 34
 CONTEXT = VOICE_TEXT + VOICE_ROWS + NEW_TEXT + 1
 ROWS = 600
 """The longest answer."""
+TEXT_TOKENS = 256
+"""Letters of the tests' small tokenizer: what is above them has a meaning."""
 
 
 class Peer:

@@ -1,8 +1,8 @@
-"""The peers of bench/gpu.py, each in a process of its own: reads a command a line, answers with a line of JSON.
+"""This server's side of bench/gpu.py, in a process of its own: reads a command a line, answers with a line of JSON.
 
-    python bench/gpu_peers.py build tiny|true FOLDER | ours FOLDER DEVICE SLOTS | theirs FOLDER DEVICE CACHE
+    python bench/gpu_ours.py build tiny|true FOLDER | speak FOLDER DEVICE SLOTS
 
-ours: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `profile COUNT`, `codec`, `memory`. theirs: `step`.
+Commands: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `profile COUNT`, `codec`, `memory`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import CONTEXT, ROWS, Utterances, answer, commands, request, since
+from peers import CONTEXT, ROWS, TEXT_TOKENS, Utterances, answer, commands, since
 from true_shape import CONFIG, codec_config, fill, frame_bytes, quiet
 
 from make_tiny_checkpoint import NATIVE_CONFIG, make_tiny_checkpoint, write_language_model
 
-TEXT_TOKENS = 256
-"""The tokenizer's letters: what is above them has a meaning."""
 WINDOW, CODEC_CONTEXT = 54, 11
 """Frames that the codec decodes at a time, and how many of them on each side are context."""
 CLIP_SECONDS = 8
@@ -86,7 +84,7 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / (float(np.median(clock.intervals())) / 1e3)
 
 
-def ours(folder: Path, device: torch.device, slots: int) -> None:
+def speak(folder: Path, device: torch.device, slots: int) -> None:
     """Steps as the engine's thread runs them, one launched before the last one is read."""
     from higgs_server.backends.higgs_v2.codec import load_codec
     from higgs_server.backends.higgs_v2.loading import load_model
@@ -184,70 +182,11 @@ def codec_speed(codec: Any, batch: int) -> dict[str, float]:
     }
 
 
-def theirs(folder: Path, device: torch.device, cache: str) -> None:
-    """transformers' generate, greedy, held up after each frame by its streamer. `cache`: dynamic or static."""
-    from transformers import HiggsAudioV2ForConditionalGeneration
-
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model: Any = HiggsAudioV2ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval().to(device)
-    text, rows, new_text = request(TEXT_TOKENS)
-    clip = np.full(len(rows), model.config.audio_token_id)
-    ids = torch.tensor(np.concatenate([text, clip, new_text]), device=device)[None]
-    audio = torch.tensor(rows, device=device)[None]
-    wanted = commands()
-    answer(ready=True)
-
-    class Held:
-        """Between two frames: tells how long the last took, and waits for the next command."""
-
-        def __init__(self) -> None:
-            self.asked = False
-            self.end()
-
-        def put(self, _: torch.Tensor) -> None:
-            self.frames += 1
-            if self.frames < 3:  # the prompt, and the step that read it
-                return
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if self.frames > 3:
-                answer(ms=since(self.began))
-                self.asked = False
-            if not self.asked:
-                if next(wanted, None) is None:
-                    sys.exit()
-                self.asked = True
-            self.began = time.perf_counter()
-
-        def end(self) -> None:
-            self.frames, self.began = 0, 0.0
-
-    streamer = Held()
-    while True:
-        try:
-            model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                audio_input_ids=audio,
-                audio_input_ids_mask=torch.ones(audio.shape[:2], dtype=torch.bool, device=device),
-                max_new_tokens=ROWS,
-                do_sample=False,
-                streamer=streamer,
-                cache_implementation=None if cache == "dynamic" else cache,
-            )
-        except Exception as error:
-            next(wanted, None)
-            answer(failed=f"{type(error).__name__}: {error}".splitlines()[0])
-            return
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["build", "true", folder]:
             build(Path(folder))
         case ["build", "tiny", folder]:
             make_tiny_checkpoint(folder)
-        case ["ours", folder, device, slots]:
-            ours(Path(folder), torch.device(device), int(slots))
-        case ["theirs", folder, device, cache]:
-            theirs(Path(folder), torch.device(device), cache)
+        case ["speak", folder, device, slots]:
+            speak(Path(folder), torch.device(device), int(slots))

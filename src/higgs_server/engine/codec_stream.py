@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,11 @@ class FrameWindower:
         self._left = 0
         self._kept: Frames | None = None  # from the context left of the first new frame on
 
+    @property
+    def wanted(self) -> int:
+        """Frames that complete the next window."""
+        return self._left + self._size + self._context - (0 if self._kept is None else len(self._kept))
+
     def push(self, frames: Frames) -> list[Window]:
         """Takes more frames [n, codebooks]; returns the windows that are complete, oldest first."""
         kept = frames.copy() if self._kept is None else np.concatenate([self._kept, frames])
@@ -103,11 +109,21 @@ class CodecStream:
     def __init__(self, worker: CodecWorker, windower: FrameWindower) -> None:
         self._worker = worker
         self._windower = windower
+        self._on_ready: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
         self._samples: list[Samples] = []
         self._undecoded = 0  # windows submitted and not delivered
         self._finished = False
         self._failure: BaseException | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Frames with which the next window can be decoded: pushing fewer makes no sound."""
+        return self._windower.wanted
+
+    def on_ready(self, action: Callable[[], None]) -> None:
+        """Registers what is to be done, by another thread, whenever `ready` has samples or raises."""
+        self._on_ready = action
 
     def push(self, frames: Frames) -> None:
         """Takes more frames [n, codebooks]. Never waits for the codec."""
@@ -153,6 +169,7 @@ class CodecStream:
             self._undecoded -= 1
             self._changed.notify_all()
             over = self._over
+        self._on_ready()
         if over:
             self._worker.forget(self)
 
@@ -164,6 +181,7 @@ class CodecStream:
             self._failure = failure
             self._samples.clear()
             self._changed.notify_all()
+        self._on_ready()
         self._worker.forget(self)
 
     @property

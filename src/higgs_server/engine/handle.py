@@ -18,7 +18,8 @@ class Handle:
     """Iterates over the new frames, int64 [n, codebooks] with n >= 1: whatever came since the last look.
 
     Iteration ends with the utterance, raises Cancelled after `cancel` (or when the engine closes), and raises the
-    SpeechError that ended it if something failed. As a context manager it cancels what is not over on leaving.
+    SpeechError that ended it if something failed. As a context manager it cancels what is not over on leaving. Who
+    needs several frames at a time uses `take`: waking a thread for each costs more than the frame does.
     """
 
     def __init__(self, sequence: Sequence, on_cancel: Callable[[Sequence], None]) -> None:
@@ -26,6 +27,9 @@ class Handle:
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._frames: list[Frames] = []
+        self._count = 0
+        self._wanted = 1
+        self._nudged = False
         self._over = False
         self._failure: BaseException | None = None
 
@@ -33,14 +37,35 @@ class Handle:
         return self
 
     def __next__(self) -> Frames:
+        frames = self.take(1)
+        while frames is not None and not len(frames):
+            frames = self.take(1)
+        if frames is None:
+            raise StopIteration
+        return frames
+
+    def take(self, wanted: int) -> Frames | None:
+        """Waits for so many frames, for a nudge or for the end. Returns what came since the last look: fewer frames
+        after a nudge, perhaps none, and before the end; more where nobody looked for long; None at the end.
+
+        Raises as iteration does.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._frames or self._over)
+            self._wanted = wanted
+            self._changed.wait_for(lambda: self._count >= wanted or self._nudged or self._over)
+            self._nudged = False
             if self._frames:
-                frames, self._frames = self._frames, []
+                frames, self._frames, self._count = self._frames, [], 0
                 return np.concatenate(frames)
             if self._failure is not None:
                 raise self._failure
-            raise StopIteration
+            return None if self._over else np.empty((0, self._sequence.format.codebooks), np.int64)
+
+    def nudge(self) -> None:
+        """Lets who waits in `take` look at something else, from any thread."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
 
     def __enter__(self) -> Handle:
         return self
@@ -69,7 +94,9 @@ class Handle:
         with self._changed:
             if len(frames) and not self._over:
                 self._frames.append(frames)
-                self._changed.notify_all()
+                self._count += len(frames)
+                if self._count >= self._wanted:
+                    self._changed.notify_all()
 
     def end(self, failure: BaseException | None = None) -> bool:
         """For the engine: nothing more will come; frames not read yet are lost if it failed. False: it was over."""

@@ -128,6 +128,13 @@ def test_the_first_sound_needs_only_first_and_context() -> None:
     assert len(windower.push(frames(1))) == 1
 
 
+def test_wanted_is_what_completes_the_next_window_and_not_a_frame_less() -> None:
+    windower = FrameWindower(11, first=2, largest=32)
+    for surplus in (0, 1, 5, 0, 40, 0, 0):
+        assert windower.push(frames(windower.wanted - 1)) == []
+        assert len(windower.push(frames(1 + surplus))) >= 1
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 17, 60])
 @pytest.mark.parametrize("step", [1, 7])
 def test_a_stream_equals_the_whole(worker: CodecWorker, codec: NeighbourCodec, n: int, step: int) -> None:
@@ -200,6 +207,19 @@ def test_pushing_never_waits_for_the_codec(worker: CodecWorker, codec: Neighbour
     codec.gate.set()
     stream.finish()
     assert len(np.concatenate(list(stream))) == 50 * HOP
+
+
+@pytest.mark.parametrize("code", [0, BROKEN])
+def test_who_does_something_else_is_told_when_there_is_sound_or_a_failure(worker: CodecWorker, code: int) -> None:
+    stream, told = worker.open(), threading.Event()
+    stream.on_ready(told.set)
+    stream.push(np.full((stream.wanted, 2), code))
+    assert told.wait(10)
+    if code == BROKEN:
+        with pytest.raises(GenerationFailed):
+            stream.ready()
+    else:
+        assert len(stream.ready()) == HOP
 
 
 def test_an_error_ends_only_its_own_stream(worker: CodecWorker, codec: NeighbourCodec) -> None:

@@ -40,6 +40,7 @@ from higgs_server.types import (
     ModelInfo,
     NotReady,
     Progress,
+    Samples,
     SamplingParams,
     Script,
 )
@@ -213,6 +214,7 @@ class HiggsBackend:
         return most if take.frame_budget is None else min(most, take.frame_budget + 8)
 
     def _perform(self, take: Take, cancellation: Cancellation) -> Iterator[AudioChunk]:
+        """A chunk wherever there is sound, and the last one: threads that wake for each frame outweigh a GPU's step."""
         silence = SilenceGuard() if self._guard else SilenceGuard(None)
         options = {} if self._guard else {"repeat_limit": None}
         with (
@@ -223,23 +225,33 @@ class HiggsBackend:
         ):
             cancellation.on_cancel(handle.cancel)
             cancellation.on_cancel(sound.cancel)
-            for frames in handle:
+            # Codes even where there were none: a model that ends at once has spoken zero frames.
+            unheard = [np.zeros((0, handle.rows.shape[1]), np.int64)]
+
+            def piece(samples: Samples, finish_reason: FinishReason | None = None) -> AudioChunk:
+                codes = np.concatenate(unheard)
+                del unheard[1:]
+                return AudioChunk(samples, codes=codes, finish_reason=finish_reason)
+
+            sound.on_ready(handle.nudge)
+            while (frames := handle.take(sound.wanted)) is not None:
                 sound.push(frames)
+                unheard.append(frames)
                 samples = silence.feed(sound.ready())
                 if silence.tripped:
-                    yield AudioChunk(samples, codes=frames, finish_reason="guard")
+                    yield piece(samples, "guard")
                     return
-                yield AudioChunk(samples, codes=frames)
+                if len(samples):
+                    yield piece(samples)
             sound.finish()
             for decoded in sound:
                 samples = silence.feed(decoded)
                 if silence.tripped:
-                    yield AudioChunk(samples, finish_reason="guard")
+                    yield piece(samples, "guard")
                     return
-                yield AudioChunk(samples)
-            # Codes even where there were none: a model that ends at once has spoken zero frames.
-            none = np.zeros((0, handle.rows.shape[1]), np.int64)
-            yield AudioChunk(silence.rest(), codes=none, finish_reason=handle.finish_reason or "stop")
+                if len(samples):
+                    yield piece(samples)
+            yield piece(silence.rest(), handle.finish_reason or "stop")
 
 
 class CodecOnDemand:

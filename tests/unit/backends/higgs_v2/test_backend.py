@@ -57,6 +57,15 @@ def test_streamed_sound_is_the_whole_decode_of_its_codes(backend: HiggsBackend) 
     assert np.abs(whole - speech.samples).max() <= 1e-4
 
 
+def test_no_chunk_but_the_last_is_without_sound(backend: HiggsBackend) -> None:
+    """Every chunk goes through threads and encoders on its way to the client."""
+    what = script("And then it was over, and nobody spoke of it again.", max_new_tokens=90, temperature=0.0)
+    *chunks, last = backend.speak(what, Cancellation())
+    assert len(chunks) > 2
+    assert all(len(chunk.samples) for chunk in chunks)
+    assert last.finish_reason is not None
+
+
 def prompts(backend: HiggsBackend, what: Script, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Speaks; what each prompt that reached the engine had: chunks of context, positions."""
     sent = []

@@ -80,6 +80,7 @@ format: $(VENV)/.all
 bench: $(VENV)/.all
 	$(BIN)/python bench/embedded.py
 	$(BIN)/python bench/load.py --model-path embedded --seconds 10
+	$(BIN)/python bench/host.py
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/true_shape.py $(ARGS)
 ifneq ($(GPU),0)

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` runs from end to end, so that time on a GPU goes into measuring."""
+"""`bench/gpu.py` and `bench/host.py` run from end to end, so that time on a GPU goes into measuring."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 NUMBER = r"\d+(?:\.\d+)?"
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "bench/gpu.py", *arguments]
+def bench(*arguments: str, script: str = "gpu.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"bench/{script}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
@@ -45,3 +45,12 @@ def test_a_tiny_model_goes_through_every_measurement(tmp_path: Path) -> None:
         assert all(number > 0 for number in heard[:3])
     assert "start to ready, s" in rows
     assert "where a step of one stream spends its time" in result.stdout
+
+
+@pytest.mark.soak
+def test_the_host_alone_is_measured_without_any_device() -> None:
+    result = bench("--clients", "1,4", "--seconds", "20", script="host.py")
+    assert result.returncode == 0, result.stderr
+    rows = [re.findall(NUMBER, line) for line in result.stdout.splitlines() if re.match(r"\| \d", line)]
+    assert [row[0] for row in rows] == ["1", "4"]
+    assert all(float(number) > 0 for row in rows for number in row)

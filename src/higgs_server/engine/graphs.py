@@ -55,7 +55,7 @@ class CapturedSteps:
         try:
             self._graphs[shape] = self._capture.capture(work)
         except Exception as error:
-            logger.warning("decode steps run without CUDA graphs, which is slower: no capture", exc_info=error)
+            logger.warning("a decode step could not be captured: all run without CUDA graphs, slower", exc_info=error)
             self._capture = None
             self._graphs.clear()
         if len(self._graphs) > MOST_GRAPHS:

@@ -53,7 +53,7 @@ class Runner:
         self.padded = on_cuda
         """Whether batch and length are rounded up to buckets, which captured graphs need and which costs work."""
         self.step: Callable[[int, int, int], torch.Tensor] = self._step
-        """Decodes for a batch, a length and a sampler's reach; on CUDA a graph for each three."""
+        """`_step` for a batch, a length and a reach of the sampler; on CUDA a captured graph for each combination."""
         if on_cuda:
             self.step = CapturedSteps(self._step, CudaCapture())
         self._model = model

@@ -25,8 +25,9 @@ help:
 	@echo "make clean   remove .venv                        make test-browser   the studio in Chromium"
 	@echo "make test-ray   replicas on a Ray cluster"
 
+# On a CPU, weights in huge pages are read faster.
 serve: $(VENV)/.base
-	$(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python api_server.py --port $(PORT) $(MODEL) $(ARGS)
 
 setup: $(VENV)/.all
 

@@ -81,7 +81,8 @@ class Bench(Table):
     def __init__(self, args: argparse.Namespace, phases: list[str]) -> None:
         super().__init__()
         self.args, self.phases = args, phases
-        self.env = {"BENCH_THREADS": str(args.threads)}
+        # Huge pages, as the images and `make serve` ask for them; for transformers too.
+        self.env = {"BENCH_THREADS": str(args.threads), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         self.bandwidth = bandwidth(torch.device("cpu"))
         self.step: dict[str, float] = {}
         self.codec_ms: float | None = None

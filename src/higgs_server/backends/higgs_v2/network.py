@@ -1,9 +1,9 @@
 """The language model as the engine wants it: prefill runs of a prompt, decode one audio row for every slot.
 
 Llama 3 with a second FFN and second norms for audio positions (DualFFN). Positions are either text or audio and the
-caller knows which, so no mask chooses between the two: a prompt is prefilled run by run, which is exact because
-attention is causal, and a decode batch is audio throughout. Numerics follow transformers' HiggsAudioV2Model: norms in
-fp32, rotary tables and residuals in the model's dtype. Knows no text, no sampling, no slots' owners, no file formats.
+caller knows which, so no mask chooses between the two: a prompt's rows are sorted by kind, and a decode batch is audio
+throughout. Numerics follow transformers' HiggsAudioV2Model: norms in fp32, rotary tables and residuals in the model's
+dtype. Knows no text, no sampling, no slots' owners, no file formats.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class Branch(nn.Module):
         self.gate_up = Projection(config.hidden_size, 2 * ffn_size, device, dtype)
         self.down = Projection(ffn_size, config.hidden_size, device, dtype)
 
+    def before_attention(self, x: Tensor) -> Tensor:
+        return self.input_norm(x)  # type: ignore[no-any-return]
+
     def ffn(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
@@ -70,6 +73,12 @@ class Layer(nn.Module):
         self.text = Branch(config, config.text_ffn_size, device, dtype)
         has_own = index in config.audio_ffn_layers
         self.audio = Branch(config, config.audio_ffn_size, device, dtype) if has_own else self.text
+
+    def by_branch(self, part: Callable[[Branch, Tensor], Tensor], x: Tensor, texts: int) -> Tensor:
+        """A part of the branch that each of the rows x [n, hidden] has; the first `texts` of them are text."""
+        if texts == 0 or texts == len(x) or self.audio is self.text:
+            return part(self.text if texts else self.audio, x)
+        return torch.cat((part(self.text, x[:texts]), part(self.audio, x[texts:])))
 
 
 class HiggsNetwork(nn.Module):
@@ -115,20 +124,22 @@ class HiggsNetwork(nn.Module):
 
         Returns the logits after the last position, float32 [codebooks, codebook_size].
         """
-        hidden = None
+        texts: list[tuple[Tensor, Tensor]] = []
+        audios: list[tuple[Tensor, Tensor]] = []
         for run in runs:
             if isinstance(run, TextRun):
                 hidden = F.embedding(self._to_device(run.token_ids), self.text_embedding).to(self.dtype)
             else:
                 hidden = self._embed_rows(self._to_device(run.rows))
-            end = start + len(hidden)
-            positions = torch.arange(start, end, device=self.device)
-            attend = self._attend_run(kv_cache, slot, positions, end)
-            hidden = self._layers(hidden, positions, attend, audio=not isinstance(run, TextRun))
-            start = end
-        if hidden is None:
+            positions = torch.arange(start, start + len(hidden), device=self.device)
+            (texts if isinstance(run, TextRun) else audios).append((hidden, positions))
+            start += len(hidden)
+        if not texts and not audios:
             raise ValueError("a prefill needs at least one run")
-        return self._logits(hidden[-1:])[0]
+        hidden, positions = map(torch.cat, zip(*texts, *audios, strict=True))
+        attend = self._attend_run(kv_cache, slot, positions, start)
+        hidden = self._layers(hidden, positions, attend, sum(len(part) for part, _ in texts))
+        return self._logits(hidden.index_select(0, positions.argmax()[None]))[0]
 
     @torch.inference_mode()
     def decode(self, kv_cache: Tensor, rows: Tensor, positions: Tensor, max_len: int) -> Tensor:
@@ -144,7 +155,7 @@ class HiggsNetwork(nn.Module):
             parts = [slice(i, i + ROWS_ONE_BY_ONE) for i in range(0, batch, ROWS_ONE_BY_ONE)]
             return torch.cat([self.decode(kv_cache[:, :, p], rows[p], positions[p], max_len) for p in parts])
         attend = self._attend_slots(kv_cache[:, :, :batch, :, :max_len], positions)
-        return self._logits(self._layers(self._embed_rows(rows), positions, attend, audio=True))
+        return self._logits(self._layers(self._embed_rows(rows), positions, attend, 0))
 
     def _to_device(self, ids: object) -> Tensor:
         tensor = torch.as_tensor(ids)
@@ -156,18 +167,20 @@ class HiggsNetwork(nn.Module):
         """rows [n, codebooks] -> the sum of their codes' embeddings [n, hidden]."""
         return F.embedding(rows + self._codebook_offsets, self.audio_embedding).sum(dim=-2)
 
-    def _layers(self, x: Tensor, positions: Tensor, attend: _Attend, *, audio: bool) -> Tensor:
-        """x [n, hidden] at positions [n] through all layers, the last norm not applied."""
+    def _layers(self, x: Tensor, positions: Tensor, attend: _Attend, texts: int) -> Tensor:
+        """x [n, hidden], of which the first `texts` are text, at positions [n] in any order, through all layers.
+
+        The last norm is not applied.
+        """
         c = self.config
         angles = positions[:, None].float() * self._frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None]
         cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
         for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
-            branch = layer.audio if audio else layer.text
-            qkv = layer.qkv(branch.input_norm(x)).view(len(x), -1, c.head_dim)
+            qkv = layer.qkv(layer.by_branch(Branch.before_attention, x, texts)).view(len(x), -1, c.head_dim)
             query, key, value = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
             x = x + layer.out(attend(index, _rotate(query, cos, sin), _rotate(key, cos, sin), value))
-            x = x + branch.ffn(x)
+            x = x + layer.by_branch(Branch.ffn, x, texts)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -175,7 +188,7 @@ class HiggsNetwork(nn.Module):
         return logits.view(len(x), self.num_codebooks, self.codebook_size)
 
     def _attend_run(self, kv_cache: Tensor, slot: int, positions: Tensor, end: int) -> _Attend:
-        """Causal attention of a run over everything in its slot up to itself."""
+        """Causal attention of new positions, the last before `end`, over everything in their slot up to themselves."""
         kv_heads = self.config.num_kv_heads
         n = len(positions)
         causal = torch.arange(end, device=self.device) <= positions[:, None]
@@ -183,7 +196,7 @@ class HiggsNetwork(nn.Module):
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = kv_cache[index, 0, slot, :, :end], kv_cache[index, 1, slot, :, :end]
-            keys[:, end - n :], values[:, end - n :] = key.transpose(0, 1), value.transpose(0, 1)
+            keys[:, positions], values[:, positions] = key.transpose(0, 1), value.transpose(0, 1)
             # The query heads of one KV head stand behind one another as further queries: GQA without copying keys.
             grouped = query.transpose(0, 1).reshape(1, kv_heads, -1, query.shape[-1])
             result = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=causal)

@@ -39,7 +39,7 @@ class DecodeStep:
     model: bytes
     """Serialised; the file of weights is named in it, the file's folder belongs into the session's options."""
     weight_bytes: int
-    """What a step reads of that file."""
+    """What a step reads, the sum that MatMulNBits keeps beside every scale included."""
 
 
 def build(config: HiggsConfig, weights: Mapping[str, Stored], max_positions: int) -> DecodeStep:
@@ -165,7 +165,7 @@ class _Graph:
             for key, value in (("location", place.file.name), ("offset", place.begin), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
             self.initializers[name] = tensor
-            self.weight_bytes += size
+            self.weight_bytes += 2 * size if name.endswith(SCALES) else size
         return name
 
     def constant(self, name: str, values: np.ndarray) -> None:

@@ -6,10 +6,7 @@ first in the low half; a weight is (number - half) * scale, half being 128 or 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -28,7 +25,10 @@ SCALES = ".scales"
 
 _ENDS = {8: (), 4: (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0)}
 """Where a block's extreme weight is tried to be put; the range ends at half, so beyond it that weight is cut off."""
-_CHUNK_WEIGHTS = 1 << 20
+_CHUNK_WEIGHTS = 1 << 18
+"""A thread's share of what is worked on at once: 1 MB in float32 stays in its core's cache."""
+_PIECE_WEIGHTS = 1 << 22
+"""What is unpacked for one matrix product: enough for that to run at full speed (measured)."""
 
 
 def bits_of(shape: Sequence[int]) -> int:
@@ -45,7 +45,7 @@ def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     outputs, blocks = len(weight), weight.shape[1] // BLOCK
     packed = torch.empty(outputs, blocks, BLOCK * bits // 8, dtype=torch.uint8)
     scales = torch.empty(outputs, blocks)
-    step = max(1, _CHUNK_WEIGHTS // weight.shape[1])  # what stays in cache
+    step = max(1, _PIECE_WEIGHTS // 4 // weight.shape[1])
     for begin in range(0, outputs, step):
         part = slice(begin, begin + step)
         numbers, scales[part] = _fit(weight[part].float().view(-1, blocks, BLOCK), bits)
@@ -80,18 +80,52 @@ def _fit(blocks: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return numbers.add_(half).to(torch.uint8), (along / square)[..., 0]
 
 
-def dequantize(packed: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-    """Packed numbers [n, blocks, bytes] and scales [n, blocks] into `out` float32 [n, blocks * 32]."""
-    wide = out.view(*scales.shape, BLOCK)
-    if bits_of(packed.shape) == 8:
-        wide.copy_((packed ^ 128).view(torch.int8))
-    else:
-        pairs = wide.view(*packed.shape, 2)
-        pairs[..., 0].copy_(packed & 15)
-        pairs[..., 1].copy_(packed >> 4)
-        wide.sub_(8)
-    wide.mul_(scales[..., None])
-    return out
+class Workspace:
+    """Memory in which weights are unpacked for a product of many rows, one piece after another.
+
+    A piece goes through a few of torch's elementwise operations, each over a chunk that stays in the cores' caches.
+    """
+
+    def __init__(self) -> None:
+        self.dtype = torch.bfloat16 if native_bf16() else torch.float32
+        self._wide = torch.empty(_PIECE_WEIGHTS, dtype=self.dtype)
+        chunk = _CHUNK_WEIGHTS * torch.get_num_threads()
+        self._numbers = torch.empty(chunk, dtype=torch.int8)
+        self._shifted = torch.empty(chunk)
+
+    def pieces(self, packed: Tensor, scales: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the outputs, each with its weights [outputs, in] until the next is asked for; see `columns`."""
+        outputs, inputs = len(packed), packed.shape[1] * BLOCK
+        many, few = max(1, _PIECE_WEIGHTS // inputs), max(1, len(self._shifted) // inputs)
+        for begin in range(0, outputs, many):
+            piece = slice(begin, min(begin + many, outputs))
+            wide = self._wide[: (piece.stop - begin) * inputs].view(-1, inputs)
+            for row in range(0, len(wide), few):
+                out = wide[row : row + few]
+                self._unpack(packed[begin + row :][: len(out)], scales[begin + row :][: len(out)], out)
+            yield piece, wide
+
+    def _unpack(self, packed: Tensor, scales: Tensor, out: Tensor) -> None:
+        """Numbers [n, blocks, bytes] and scales [n, blocks] into `out` [n, in]."""
+        bits, (outputs, blocks, size) = bits_of(packed.shape), packed.shape
+        numbers = self._numbers[: packed.numel()].view(packed.shape)
+        shifted = self._shifted[: out.numel()].view(outputs, 8 // bits, blocks, size)
+        torch.bitwise_xor(packed, 128 if bits == 8 else 136, out=numbers.view(torch.uint8))  # half is 0 now
+        if bits == 4:
+            high = self._numbers[-packed.numel() :].view(packed.shape)
+            shifted[:, 1] = torch.bitwise_right_shift(numbers, 4, out=high)
+            torch.bitwise_left_shift(numbers, 4, out=numbers)
+            torch.bitwise_right_shift(numbers, 4, out=numbers)
+        shifted[:, 0] = numbers
+        if out.dtype == shifted.dtype:
+            torch.mul(shifted, scales[:, None, :, None], out=out.view(shifted.shape))
+        else:  # in two operations, which torch does faster
+            out.view(shifted.shape).copy_(shifted.mul_(scales[:, None, :, None]))
+
+
+def columns(x: Tensor, bits: int) -> Tensor:
+    """x [rows, in] with its columns in the order in which weights are unpacked: the low halves of bytes come first."""
+    return x if bits == 8 else x.view(len(x), -1, 2).transpose(1, 2).reshape(len(x), -1)
 
 
 class QuantizedProjection(nn.Module):
@@ -100,44 +134,17 @@ class QuantizedProjection(nn.Module):
     weight: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Tensor, scales: Tensor, let_go: Callable[[], None]) -> None:
+    def __init__(self, weight: Tensor, scales: Tensor, workspace: Workspace, let_go: Callable[[], None]) -> None:
         """`let_go` is called whenever the weight has been read."""
         super().__init__()
-        self.weight, self.scales, self._let_go = weight, scales, let_go
+        self.weight, self.scales = weight, scales
+        self._workspace, self._let_go = workspace, let_go
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 [rows, in] -> float32 [rows, out]."""
-        outputs, inputs = len(self.scales), x.shape[1]
-        y = torch.empty(len(x), outputs)
-        x = x.bfloat16() if native_bf16() else x
-        step = max(16, _CHUNK_WEIGHTS // inputs)
-
-        @torch.inference_mode()
-        def fill(begin: int) -> None:
-            part = slice(begin, begin + step)
-            scales = self.scales[part]
-            wide = dequantize(self.weight[part], scales, torch.empty(len(scales), inputs))
-            y[:, part] = F.linear(x, wide.to(x.dtype))
-
-        list(_workers(torch.get_num_threads()).map(fill, range(0, outputs, step)))
+        y = torch.empty(len(x), len(self.weight))
+        x = columns(x.to(self._workspace.dtype), bits_of(self.weight.shape))
+        for piece, weight in self._workspace.pieces(self.weight, self.scales):
+            y[:, piece] = F.linear(x, weight)
         self._let_go()
         return y
-
-
-@cache
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads that take one piece after another. Each works alone in it: torch's own threads would meet after every
-    operation, dozens of times a piece, and wait long for each other wherever something else is running."""
-
-    def alone() -> None:
-        torch.get_num_threads()  # a thread's first look sets its number, so it comes before ours
-        torch.set_num_threads(1)
-        everybody.wait()
-
-    everybody = Barrier(count + 1)
-    workers = ThreadPoolExecutor(count, "unpack", initializer=alone)
-    for _ in range(count):
-        workers.submit(int)
-    everybody.wait()
-    torch.set_num_threads(count)  # what threads that begin later take over
-    return workers

@@ -129,12 +129,17 @@ CHAT_TEMPLATE = """\
 """
 
 
-def make_tiny_checkpoint(folder: Path | str, layout: Literal["native", "original"] = "native", seed: int = 0) -> Path:
-    """Writes the whole model into `folder`, which is made, and returns it."""
+def make_tiny_checkpoint(
+    folder: Path | str, layout: Literal["native", "original"] = "native", seed: int = 0, *, endless: bool = False
+) -> Path:
+    """Writes the whole model into `folder`, which is made, and returns it. `endless`: its answers hardly ever end."""
     from tiny_codec import write_tiny_codec
 
-    folder = Path(folder)
-    write_language_model(folder, tiny_weights(seed), layout)
+    folder, weights = Path(folder), tiny_weights(seed)
+    if endless:
+        for codebook in range(CODEBOOKS):
+            prefer_end(weights, codebook, factor=0.0)
+    write_language_model(folder, weights, layout)
     write_tiny_codec(folder / "codec", layout, seed)
     return folder
 

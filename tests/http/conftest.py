@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,19 +15,23 @@ from server_process import KEY, FaultyServer, ServerProcess
 @pytest.fixture(scope="session")
 def native_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A ready server with a tiny checkpoint in transformers' layout."""
-    yield from _serving(tmp_path_factory.mktemp("native"), "native")
+    yield from _serving(make_tiny_checkpoint(tmp_path_factory.mktemp("native"), layout="native", seed=4))
 
 
 @pytest.fixture(scope="session")
-def original_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A ready server with the same checkpoint in the original layout."""
-    yield from _serving(tmp_path_factory.mktemp("original"), "original")
+def quantised_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A ready server with a tiny checkpoint in the original layout, in 4 bits, on the CPU.
+
+    What numbers so rounded draw depends on the processor, so it goes on until it is cut off: it is never silent.
+    """
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("quantised"), layout="original", seed=4, endless=True)
+    yield from _serving(folder, "--device", "cpu", "--quantization", "int4")
 
 
-def _serving(folder: Path, layout: Any) -> Iterator[ServerProcess]:
-    make_tiny_checkpoint(folder, layout=layout, seed=4)
-    # What is uploaded stays there.
-    with ServerProcess(["--model-path", str(folder)], cwd=folder) as process:
+def _serving(folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    # What is uploaded stays there, and what is made of the checkpoint.
+    arguments, env = ["--model-path", str(folder), *flags], {"HF_HOME": str(folder / "cache")}
+    with ServerProcess(arguments, env, cwd=folder) as process:
         process.wait_ready()
         yield process
 

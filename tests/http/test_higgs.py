@@ -1,5 +1,6 @@
-"""The native API on a Higgs checkpoint: a tiny random one, wired as the real one is. It speaks noise, so what is
-checked is that everything asked for reaches the model, and that stream, whole and seed agree."""
+"""The native API on a Higgs checkpoint: a tiny random one, wired as the real one is, in both layouts, as it is and in
+4 bits. It speaks noise, so what is checked is that everything asked for reaches the model, and that stream, whole and
+seed agree."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ import pytest
 from answers import events, generated_samples, streamed_samples, wav_samples
 from higgs_server.audio import wav
 from hostile_clips import container, encoded
+from metrics_of import idle_metrics
 from server_process import ROOT, ServerProcess
 
 TEXT = "Hello there, this is a test."
 BASE: dict[str, Any] = {"text": TEXT, "seed": 5, "max_new_tokens": 40}
 
 
-@pytest.fixture(params=["native_server", "original_server"])
+@pytest.fixture(params=["native_server", "quantised_server"])
 def server(request: pytest.FixtureRequest) -> ServerProcess:
     process: ServerProcess = request.getfixturevalue(request.param)
     return process
@@ -32,10 +34,10 @@ def generate(client: httpx.Client, **fields: Any) -> dict[str, Any]:
     return answer
 
 
-def test_everything_the_model_can_do_is_offered(client: httpx.Client) -> None:
+def test_everything_the_model_can_do_is_offered(client: httpx.Client, server: ServerProcess) -> None:
     info = client.get("/info").json()
     assert info["is_loaded"] is True
-    assert info["dtype"] == "float32"
+    assert info["dtype"] == ("int4" if "int4" in server.arguments else "float32")
     assert len(info["supported_features"]) == 6
 
 
@@ -125,6 +127,7 @@ def test_an_uploaded_clip_is_cloned_with_and_without_a_transcript(client: httpx.
     assert np.array_equal(wav_samples(sound.content), generated_samples({"audio_base64": without}))
 
 
+@pytest.mark.parametrize("server", ["native_server"], indirect=True)
 def test_a_voice_folder_of_ones_own(client: httpx.Client, server: ServerProcess, tmp_path: Path) -> None:
     clip = ROOT / "examples/voice_prompts/mabel.wav"
     (tmp_path / "小红.wav").write_bytes(clip.read_bytes())
@@ -142,6 +145,18 @@ def test_a_voice_folder_of_ones_own(client: httpx.Client, server: ServerProcess,
             assert [voice["transcript"] for voice in shown] == [None, "I am Bob.", None]
             assert all(5 < voice["duration"] < 7 for voice in shown)
             assert other.post("/generate", json={**BASE, "ref_audio": "belinda"}).status_code == 404
+
+
+def test_who_leaves_and_who_is_late_free_their_slots(client: httpx.Client, server: ServerProcess) -> None:
+    before = generate(client)
+    long = {**BASE, "text": "One two. " * 300, "chunk_method": "word", "chunk_max_word_num": 2}
+    with client.stream("POST", "/generate-stream", json=long) as answer:
+        next(event for event in events(answer.iter_lines()) if event["type"] == "audio")
+    late = client.post("/generate", json=long, headers={"x-request-timeout": "0.3"})
+    assert late.status_code == 504
+    assert late.json()["error"]["code"] == "deadline_exceeded"
+    idle_metrics(server.url)
+    assert generate(client)["audio_base64"] == before["audio_base64"]
 
 
 def test_two_clones_at_once_do_not_mix(client: httpx.Client) -> None:

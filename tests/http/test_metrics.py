@@ -20,7 +20,7 @@ def scrape(server: ServerProcess) -> Callable[[], Scrape]:
     return lambda: metrics_of(server.url)
 
 
-@pytest.fixture(scope="module", params=["embedded_server", "native_server"])
+@pytest.fixture(scope="module", params=["embedded_server", "native_server", "quantised_server"])
 def server(request: pytest.FixtureRequest) -> ServerProcess:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 

@@ -50,6 +50,14 @@ def some_prompt(seed: int) -> list[Run]:
     return [text(20), rows(30), text(7), rows(9), text(3), AudioRun(np.full((1, 8), 1024))]
 
 
+def exact_narrow_and_ours(
+    folder: Path, tmp_path: Path, quantization: Quantization
+) -> tuple[HiggsNetwork, HiggsNetwork, OnnxNetwork]:
+    """A checkpoint in float32, in bfloat16, whose error is the measure, and quantised."""
+    exact, narrow = (load_network(folder, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return exact, narrow, onnx_network(folder, quantization, tmp_path)
+
+
 def forced(network: HiggsNetwork, runs: list[Run], rows: np.ndarray) -> Tensor:
     """Logits [len(rows) + 1, codebooks, codes] after a prompt and after each further row."""
     cache, end = network.new_kv_cache(2, length(runs) + len(rows)), length(runs)
@@ -64,11 +72,7 @@ def test_logits_are_as_close_to_float32_as_the_bits_allow(
     folder: Path, tmp_path: Path, quantization: Quantization, times: float
 ) -> None:
     """Held against what bfloat16 does to the same checkpoint, which is small enough to feel every rounding."""
-    networks = (
-        load_network(folder, CPU, torch.float32),
-        load_network(folder, CPU, torch.bfloat16),
-        onnx_network(folder, quantization, tmp_path),
-    )
+    networks = exact_narrow_and_ours(folder, tmp_path, quantization)
     logits: list[list[Tensor]] = [[], [], []]
     for seed in range(3):
         rows = np.random.default_rng(seed).integers(0, 1024, (30, 8))
@@ -108,11 +112,7 @@ def test_a_prompt_in_pieces_is_the_same_prompt(
     folder: Path, tmp_path: Path, quantization: Quantization, times: float
 ) -> None:
     """As far as roundings allow, which differ: pieces of few rows go the way of a step. Held against bfloat16's."""
-    networks = (
-        load_network(folder, CPU, torch.float32),
-        load_network(folder, CPU, torch.bfloat16),
-        onnx_network(folder, quantization, tmp_path),
-    )
+    networks = exact_narrow_and_ours(folder, tmp_path, quantization)
     runs = some_prompt(6)
 
     def kept(network: HiggsNetwork, piece: int) -> Tensor:

@@ -86,7 +86,7 @@ class Upsampling(nn.ConvTranspose1d):
             parts,
             output_size=(1, x.shape[-1] * stride),
             kernel_size=(1, 2 * stride),
-            padding=(0, math.ceil(stride / 2)),
+            padding=(0, *self.padding),
             stride=(1, stride),
         )
         return samples.squeeze(2) + self.bias[:, None]  # type: ignore[index]

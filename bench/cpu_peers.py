@@ -73,10 +73,10 @@ def build(file: Path, layers: int, quantization: str) -> None:
 
     made: dict[Any, Any] = {}
 
-    def once(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def once(weight: Tensor, bits: int) -> tuple[Tensor, ...]:
         key = (weight.shape, bits)
-        rows, scales = made[key] if key in made else quantize(weight, bits)
-        made[key] = rows.roll(1, 0), scales.roll(1, 0)
+        parts = made[key] if key in made else quantize(weight, bits)
+        made[key] = tuple(part if part is None else part.roll(1, 0) for part in parts)
         return made[key]
 
     quantize = packed.quantize
@@ -88,6 +88,7 @@ def ours(file: Path, layers: int) -> None:
     """The whole step as the engine's thread runs it, sampling with the server's defaults included."""
     from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
     from higgs_server.backends.higgs_v2.packed import PackedWeights
+    from higgs_server.engine.engine import PREFILL_BUDGETS
     from higgs_server.engine.kv_cache import PrefixCache
     from higgs_server.engine.prefix_files import PrefixFiles
     from higgs_server.engine.runner import Runner
@@ -95,7 +96,7 @@ def ours(file: Path, layers: int) -> None:
     network = OnnxNetwork(config_of(layers), PackedWeights(file))
     folder = tempfile.TemporaryDirectory()
     runner = Runner(network, slots=4, max_len=1024, prefix_bytes=2**29)
-    speech = Utterances(runner, network.prefill_budget)
+    speech = Utterances(runner, PREFILL_BUDGETS["cpu"])
     codec = random_codec()
 
     answer(ready=True, step_bytes=network.step_bytes)
@@ -265,11 +266,13 @@ def exactness(layers: int) -> None:
     network.to(torch.bfloat16).dtype = torch.bfloat16
     results = {"bfloat16": forced(network)}
     del network
-    plain = mock.patch.dict(quantize._ENDS, {4: (7.0,)})
-    four = mock.patch.object(packed, "bits_for", lambda name, inputs, _: 4 if _is_product(name) else None)
+    plain = mock.patch.object(quantize, "_between_ends", rounded_plainly)
+    four = mock.patch.object(packed, "bits_for", lambda name, _: 4 if _is_product(name) else None)
     variants: list[tuple[str, str, list[Any]]] = [
         ("int8", "int8", []),
+        ("int8 in blocks of 32", "int8", [mock.patch.dict(quantize._BLOCKS, {8: 32})]),
         ("int4", "int4", []),
+        ("int4 in blocks of 128", "int4", [mock.patch.dict(quantize._BLOCKS, {4: 128})]),
         ("every product in 4 bits", "int4", [four]),
         ("every product in 4 bits, plain rounding", "int4", [four, plain]),
     ]
@@ -287,6 +290,13 @@ def exactness(layers: int) -> None:
         error = ((logits - exact).norm() / exact.norm()).item()
         agreement = (logits.argmax(-1) == exact.argmax(-1)).float().mean().item()
         answer(label=label, error=error, agreement=agreement)
+
+
+def rounded_plainly(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As quantize._between_ends, but the largest weight decides alone, and zero is in the middle."""
+    scales = blocks.abs().amax(-1, keepdim=True) / 7
+    numbers = (blocks / scales).round() + 8
+    return numbers.to(torch.uint8), scales[..., 0], torch.full(blocks.shape[:-1], 8, dtype=torch.uint8)
 
 
 def _is_product(name: str) -> bool:

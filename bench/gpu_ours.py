@@ -88,6 +88,7 @@ def speak(folder: Path, device: torch.device, slots: int) -> None:
     """Steps as the engine's thread runs them, one launched before the last one is read."""
     from higgs_server.backends.higgs_v2.codec import load_codec
     from higgs_server.backends.higgs_v2.loading import load_model
+    from higgs_server.engine.engine import PREFILL_BUDGETS
     from higgs_server.engine.runner import Runner
 
     network = load_model(folder, device, "auto", "none", lambda *_: None)
@@ -95,7 +96,7 @@ def speak(folder: Path, device: torch.device, slots: int) -> None:
     runner = Runner(network, slots=slots, max_len=CONTEXT + ROWS, prefix_bytes=2**29)
     cache = runner._cache.tensor
     captured, plain = runner.step, runner._step
-    speech = Utterances(runner, 512, TEXT_TOKENS)
+    speech = Utterances(runner, PREFILL_BUDGETS["cuda"], TEXT_TOKENS)
 
     def steps(batch: int, count: int) -> list[float]:
         """Milliseconds from each to the next."""

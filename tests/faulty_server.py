@@ -110,7 +110,7 @@ def with_controls(create_app: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
                 "slots": stats.engine.running if stats else 0,
                 "queued": stats.engine.waiting if stats else 0,
                 "calls": dict(calls),
-                "threads": threading.active_count(),
+                "threads": [thread.name for thread in threading.enumerate() if not thread.name.startswith(POOLS)],
                 "files": len(os.listdir("/proc/self/fd")),
                 "speaking": sum(thread.name == "speak" for thread in threading.enumerate()),
             }
@@ -121,6 +121,8 @@ def with_controls(create_app: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
 
 
 served: list[ServedModel] = []
+POOLS = ("asyncio_", "AnyIO worker thread", "plan_", "work_")
+"""Threads that are kept for whoever needs one next, so that their number depends on who came when."""
 
 
 def start(arguments: Sequence[str]) -> int:

@@ -31,6 +31,6 @@ def onnx_network(folder: Path, quantization: Quantization, cache: Path) -> OnnxN
     torch.set_num_threads(1)
     try:
         with mock.patch.object(packed, "cache_folder", return_value=cache):
-            return load_onnx(folder, quantization)
+            return load_onnx(folder, quantization, lambda stage, fraction: None)
     finally:
         torch.set_num_threads(threads)

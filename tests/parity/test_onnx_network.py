@@ -111,7 +111,7 @@ def test_a_prefill_writes_its_own_slot_and_only_there(folder: Path, tmp_path: Pa
 def test_a_prompt_in_pieces_is_the_same_prompt(
     folder: Path, tmp_path: Path, quantization: Quantization, times: float
 ) -> None:
-    """As far as roundings allow, which differ: pieces of few rows go the way of a step. Held against bfloat16's."""
+    """As far as roundings allow: attention adds up in another order for one row than for many. Held to bfloat16's."""
     networks = exact_narrow_and_ours(folder, tmp_path, quantization)
     runs = some_prompt(6)
 

@@ -39,6 +39,10 @@ WIDEN_AFTER = 1_000
 """Good steps after which one more utterance may run, where memory had run out."""
 
 
+PREFILL_BUDGETS = {"cuda": 512, "mps": 64, "cpu": 64}
+"""Prompt positions between two decode steps; on a CPU, where each takes its time, as few as go at full speed."""
+
+
 class Engine:
     """Runs a FrameModel for many utterances at once.
 
@@ -61,7 +65,7 @@ class Engine:
         self.slots = slots
         self._model = model
         self._format = CodeFormat.of(model)
-        self._prefill_budget = prefill_budget or (512 if model.device.type == "cuda" else 64)
+        self._prefill_budget = prefill_budget or PREFILL_BUDGETS[model.device.type]
         self._prefix_bytes = prefix_bytes
         self._prefix_files = PrefixFiles(prefix_folder) if prefix_folder else None
         self._begin()

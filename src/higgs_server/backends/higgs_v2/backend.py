@@ -105,7 +105,6 @@ class HiggsBackend:
                 network,
                 slots=slots,
                 max_len=options.max_context,
-                prefill_budget=network.prefill_budget,
                 prefix_folder=network.prefix_folder,
             )
         except (MemoryError, RuntimeError) as error:

@@ -84,8 +84,6 @@ class Layer(nn.Module):
 class HiggsNetwork(nn.Module):
     """A FrameModel (see engine/interface.py). Built with uninitialised weights; checkpoint.py fills them."""
 
-    prefill_budget: int | None = None
-    """Positions to prefill between two steps; None for the engine's own choice."""
     prefix_folder: Path | None = None
     """Where kept prefixes outlive the process, if anywhere."""
 

@@ -1,12 +1,19 @@
-"""The decode step as an ONNX graph: audio rows in, logits out, keys and values written where they stand.
+"""Some of the network's layers as an ONNX graph: rows in, rows or logits out, keys and values written where they stand.
 
-Computes what `network.py` computes for audio positions, with ONNX Runtime's fused operators. Weights are not in the
-graph: each is a name and a place in a file. Knows no session, no slots and no way to quantise.
+Computes what `network.py` computes, with ONNX Runtime's fused operators. Weights are not in the graph: each is a name
+and a place in a file. Knows no session, no slots and no way to quantise.
 
-Inputs: `hidden` float32 [B * S, hidden], embedded rows; `lead` int64 [3], B, S and -1; `last` int32 [B], the position
-of each sequence's last row; `length` int32 [1], positions to look at; and per layer `key.N`, `value.N` float32
-[B, kv_heads, max_len, head_dim]. Outputs: `logits` float32 [B * S, codebooks * codebook_size], and per layer
-`new_key.N`, `new_value.N`, to be bound to the memory of `key.N` and `value.N`. S is 1 wherever B is more than 1.
+Inputs, for B sequences of S rows each, S being 1 wherever B is more than 1:
+- `hidden` float32 [B * S, hidden], what the layer before leaves, or embedded rows
+- `lead` int64 [3]: B, S and -1; `last` int32 [B], the position of each sequence's last row; `length` int32 [1],
+  positions to look at
+- `is_text` bool [B * S, 1]; `texts`, `audios` int64 [any]: the rows of each kind; `order` int64 [B * S]: where each
+  row stands in these two, one behind the other
+- `asked` int64 [any]: the rows whose logits are wanted
+- for each layer `key.N`, `value.N` float32 [B, kv_heads, max_len, head_dim]
+
+Outputs: `after`, as `hidden`, or behind the last layer `logits` float32 [asked, codebooks * codebook_size]; and for
+each layer `new_key.N`, `new_value.N`, to be bound to the memory of `key.N` and `value.N`.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from higgs_server.backends.higgs_v2.checkpoint import Stored
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import rotary_frequencies
-from higgs_server.backends.higgs_v2.quantize import BLOCK, SCALES, bits_of
+from higgs_server.backends.higgs_v2.quantize import SCALES, ZEROS, Layout
 
 _OPSET, _IR_VERSION = 21, 10
 _FUSED = "com.microsoft"
@@ -33,65 +40,94 @@ _PRECISION = 4
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeStep:
-    """A graph, and what it needs."""
+class Stage:
+    """Consecutive layers as a graph, and what they need."""
 
+    layers: range
     model: bytes
     """Serialised; the file of weights is named in it, the file's folder belongs into the session's options."""
+    weights: list[str]
+    """Their names, which are also the parameters'."""
     weight_bytes: int
-    """What a step reads, the sum that MatMulNBits keeps beside every scale included."""
+    """Memory for the weights, the sum that MatMulNBits keeps beside every scale included."""
+    step_bytes: int
+    """What of it a decode step reads: all but the text's own."""
 
 
-def build(config: HiggsConfig, weights: Mapping[str, Stored], max_positions: int) -> DecodeStep:
-    """The step of a network whose parameters, by their names, are at `weights`, all in one file."""
+def build(config: HiggsConfig, weights: Mapping[str, Stored], max_positions: int, layers: range) -> Stage:
+    """Layers of a network whose parameters, by their names, are at `weights`, all in one file."""
     graph = _Graph(config, weights)
-    model = graph.decode_step(max_positions).SerializeToString()
-    return DecodeStep(model, graph.weight_bytes)
+    model = graph.model(max_positions, layers).SerializeToString()
+    return Stage(layers, model, graph.names, graph.weight_bytes, graph.step_bytes)
 
 
 class _Graph:
-    """Nodes and initializers on their way to a model. Methods add a node and return its output's name."""
+    """Nodes and initializers on their way to a model. Methods add nodes and return their output's name."""
 
     def __init__(self, config: HiggsConfig, weights: Mapping[str, Stored]) -> None:
         self.config, self.weights = config, weights
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self.weight_bytes = 0
+        self.names: list[str] = []
+        self.weight_bytes = self.step_bytes = 0
 
-    def decode_step(self, max_positions: int) -> onnx.ModelProto:
+    def model(self, max_positions: int, layers: range) -> onnx.ModelProto:
         c = self.config
         angles = torch.arange(max_positions)[:, None].float() * rotary_frequencies(c)
         self.constant("cos", angles.cos().numpy())
         self.constant("sin", angles.sin().numpy())
         self.constant("flat", np.array([-1, c.num_heads * c.head_dim]))
-        normed = self.add("SimplifiedLayerNormalization", "hidden", self.norm(0, "input_norm"), epsilon=c.rms_norm_eps)
-        residual = "hidden"
-        for index in range(c.num_layers):
-            attended = self.attention(index, normed)
-            normed, residual = self.add_and_norm(attended, residual, self.norm(index, "ffn_norm"))
-            after = self.norm(index + 1, "input_norm") if index + 1 < c.num_layers else self.stored("norm.weight")
-            normed, residual = self.add_and_norm(self.ffn(self.branch(index), normed), residual, after)
-        self.nodes.append(helper.make_node("Identity", [self.project(normed, "head.weight")], ["logits"]))
+        self.constant("one", np.ones(c.hidden_size, np.float32))
+        x, ffn = "hidden", ""
+        for index in layers:
+            if ffn:
+                normed, x = self.add_and_norm(ffn, x, "one")
+            else:
+                normed = self.add("SimplifiedLayerNormalization", x, "one", epsilon=c.rms_norm_eps)
+            attended = self.attention(index, self.scale_by_kind(index, normed))
+            normed, x = self.add_and_norm(attended, x, "one")
+            ffn = self.ffn(index, normed)
+        if layers.stop == c.num_layers:
+            normed, _ = self.add_and_norm(ffn, x, self.stored("norm.weight"))
+            codes = c.num_codebooks * c.codebook_size
+            logits = self.project(self.add("Gather", normed, "asked"), "head.weight", c.hidden_size)
+            self.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
+            result = _describe("logits", ["asked", codes])
+        else:
+            self.nodes.append(helper.make_node("Add", [ffn, x], ["after"]))
+            result = _describe("after", ["rows", c.hidden_size])
+        return self.finished(layers, result)
+
+    def finished(self, layers: range, result: onnx.ValueInfoProto) -> onnx.ModelProto:
+        c = self.config
         cache = ["batch", c.num_kv_heads, "max_len", c.head_dim]
-        parts = [f"{part}.{index}" for index in range(c.num_layers) for part in ("key", "value")]
+        parts = [f"{part}.{index}" for index in layers for part in ("key", "value")]
         inputs = [
             _describe("hidden", ["rows", c.hidden_size]),
             _describe("lead", [3], TensorProto.INT64),
             _describe("last", ["batch"], TensorProto.INT32),
             _describe("length", [1], TensorProto.INT32),
+            _describe("is_text", ["rows", 1], TensorProto.BOOL),
+            _describe("texts", ["texts"], TensorProto.INT64),
+            _describe("audios", ["audios"], TensorProto.INT64),
+            _describe("order", ["rows"], TensorProto.INT64),
+            _describe("asked", ["asked"], TensorProto.INT64),
             *(_describe(part, cache) for part in parts),
         ]
-        outputs = [
-            _describe("logits", ["rows", c.num_codebooks * c.codebook_size]),
-            *(_describe(f"new_{part}", cache) for part in parts),
-        ]
-        graph = helper.make_graph(self.nodes, "decode_step", inputs, outputs, list(self.initializers.values()))
+        outputs = [result, *(_describe(f"new_{part}", cache) for part in parts)]
+        graph = helper.make_graph(self.nodes, "layers", inputs, outputs, list(self.initializers.values()))
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
+    def scale_by_kind(self, index: int, normed: str) -> str:
+        """The rest of the norm before attention: each row by its own kind's weight."""
+        weights = [self.stored(f"{branch}.input_norm.weight") for branch in self.branches(index)]
+        weight = self.add("Where", "is_text", *weights) if len(weights) == 2 else weights[0]
+        return self.add("Mul", normed, weight)
+
     def attention(self, index: int, x: str) -> str:
         c = self.config
-        qkv = self.add("Reshape", self.project(x, f"layers.{index}.qkv.weight"), "lead")
+        qkv = self.add("Reshape", self.project(x, f"layers.{index}.qkv.weight", c.hidden_size), "lead")
         attended = f"attended.{index}"
         node = helper.make_node(
             "GroupQueryAttention",
@@ -103,14 +139,33 @@ class _Graph:
             do_rotary=1,
         )
         self.nodes.append(node)
-        return self.project(self.add("Reshape", attended, "flat"), f"layers.{index}.out.weight")
+        flat = self.add("Reshape", attended, "flat")
+        return self.project(flat, f"layers.{index}.out.weight", c.num_heads * c.head_dim)
 
-    def ffn(self, branch: str, x: str) -> str:
-        gate_up = self.project(x, f"{branch}.gate_up.weight")
-        gate, up = f"{branch}.gate", f"{branch}.up"
+    def ffn(self, index: int, normed: str) -> str:
+        """Each kind's rows through its own branch, and back in order."""
+        branches = self.branches(index)
+        if len(branches) == 2:
+            kinds = [self.branch(*pair, normed) for pair in zip(branches, ("texts", "audios"), strict=True)]
+            both = self.add("Concat", *kinds, axis=0)
+        else:
+            both = self.branch(branches[0], self.add("Concat", "texts", "audios", axis=0), normed)
+        return self.add("Gather", both, "order")
+
+    def branch(self, name: str, rows: str, normed: str) -> str:
+        c = self.config
+        size = c.audio_ffn_size if name.endswith(".audio") else c.text_ffn_size
+        x = self.add("Mul", self.add("Gather", normed, rows), self.stored(f"{name}.ffn_norm.weight"))
+        gate_up = self.project(x, f"{name}.gate_up.weight", c.hidden_size)
+        gate, up = f"{name}.gate", f"{name}.up"
         self.nodes.append(helper.make_node("Split", [gate_up], [gate, up], axis=-1, num_outputs=2))
         silu = self.add("QuickGelu", gate, domain=_FUSED, alpha=1.0)
-        return self.project(self.add("Mul", silu, up), f"{branch}.down.weight")
+        return self.project(self.add("Mul", silu, up), f"{name}.down.weight", size)
+
+    def branches(self, index: int) -> list[str]:
+        """Those a layer has: the text's, and one for audio unless audio takes the text's."""
+        kinds = ("text", "audio") if index in self.config.audio_ffn_layers else ("text",)
+        return [f"layers.{index}.{kind}" for kind in kinds]
 
     def add_and_norm(self, x: str, residual: str, weight: str) -> tuple[str, str]:
         """The norm of the sum, and the sum."""
@@ -125,28 +180,21 @@ class _Graph:
         self.nodes.append(node)
         return normed, total
 
-    def branch(self, index: int) -> str:
-        kind = "audio" if index in self.config.audio_ffn_layers else "text"
-        return f"layers.{index}.{kind}"
-
-    def norm(self, index: int, name: str) -> str:
-        return self.stored(f"{self.branch(index)}.{name}.weight")
-
-    def project(self, x: str, weight: str) -> str:
+    def project(self, x: str, weight: str, inputs: int) -> str:
         """x Wᵀ with a weight [out, in], quantised or float32."""
         if weight + SCALES not in self.weights:
             return self.add("Gemm", x, self.stored(weight), transB=1)
-        outputs, blocks, _ = self.weights[weight].shape
+        shape = self.weights[weight].shape
+        layout = Layout.of(shape, inputs)
         return self.add(
             "MatMulNBits",
             x,
-            self.stored(weight),
-            self.stored(weight + SCALES),
+            *(self.stored(weight + part) for part in ("", SCALES, ZEROS) if weight + part in self.weights),
             domain=_FUSED,
-            K=blocks * BLOCK,
-            N=outputs,
-            bits=bits_of(self.weights[weight].shape),
-            block_size=BLOCK,
+            K=inputs,
+            N=shape[0],
+            bits=layout.bits,
+            block_size=layout.block,
             accuracy_level=_PRECISION,
         )
 
@@ -165,7 +213,12 @@ class _Graph:
             for key, value in (("location", place.file.name), ("offset", place.begin), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
             self.initializers[name] = tensor
-            self.weight_bytes += 2 * size if name.endswith(SCALES) else size
+            self.names.append(name)
+            size *= 2 if name.endswith(SCALES) else 1
+            self.weight_bytes += size
+            layer, _, part = name.removeprefix("layers.").partition(".")
+            of_text = part.startswith("text.") and int(layer) in self.config.audio_ffn_layers
+            self.step_bytes += 0 if of_text or name.endswith(ZEROS) else size
         return name
 
     def constant(self, name: str, values: np.ndarray) -> None:

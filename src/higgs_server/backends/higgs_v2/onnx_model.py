@@ -1,71 +1,95 @@
-"""The language model on a CPU without much memory bandwidth: quantised weights, decode steps by ONNX Runtime.
+"""The language model on a CPU without much memory bandwidth: quantised weights, run by ONNX Runtime.
 
-A step reads every weight once, which MatMulNBits does in the form they are stored in. A prompt has many rows for each
-weight, so it takes the network's own way, over the same KV cache, with weights unpacked for torch's products: of a
-weight of 16384 x 3072 in 8 bits, 335 rows took 36 ms so and 112 ms with MatMulNBits, 34 rows 23 and 13 ms (a CPU that
-multiplies bfloat16). For few rows MatMulNBits wins, but it keeps 10 bits for each weight in 8 (6 for one in 4), and the
-text's weights would take 2.6 GB more (1.6). Only the steps' weights are in the session's memory; those of the prompt
-are read from the mapped file and let go.
+A decode step reads every weight once, which MatMulNBits does in the form they are stored in, and a prompt's rows go the
+same way: 335 of them take no longer than unpacking the weights for torch's products would, 34 of them a third of that,
+even where a CPU multiplies bfloat16 (bench/RESULTS.md).
+
+The layers are several sessions, so that as many threads bring weights into MatMulNBits' own order when they are loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+import torch.nn.functional as F
+from onnxruntime import OrtValue
 from torch import Tensor, nn
 
 from higgs_server.backends.higgs_v2 import onnx_graph, packed
 from higgs_server.backends.higgs_v2.checkpoint import check_memory
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
+from higgs_server.backends.higgs_v2.onnx_graph import Stage
 from higgs_server.backends.higgs_v2.packed import PackedWeights, packed_weights
-from higgs_server.backends.higgs_v2.projection import ROWS_ONE_BY_ONE
-from higgs_server.backends.higgs_v2.quantize import SCALES, Quantization, QuantizedProjection, Workspace
-from higgs_server.engine.interface import AudioRun, Run
-from higgs_server.engine.sequence import positions_of
+from higgs_server.backends.higgs_v2.quantize import Quantization
+from higgs_server.engine.interface import Run, TextRun
 from higgs_server.types import Progress
 
 _CPU = torch.device("cpu")
-_NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32}
+_NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32, torch.bool: np.bool_}
+_STAGES = 4
+"""Sessions at most: each costs a step 0.1 ms."""
+_PACKING = 0.9
+"""What packing the weights takes of all the time to load them."""
 
 
-def load_onnx(folder: Path, quantization: Quantization, progress: Progress | None = None) -> OnnxNetwork:
+def load_onnx(folder: Path, quantization: Quantization, progress: Progress) -> OnnxNetwork:
     """The network of a checkpoint's folder, its weights packed now or before. Raises LoadError."""
-    network = OnnxNetwork(HiggsConfig.from_folder(folder), packed_weights(folder, quantization, progress))
+    packed_part = 0.0
+
+    def packing(stage: str, fraction: float) -> None:
+        nonlocal packed_part
+        packed_part = _PACKING * fraction
+        progress(stage, packed_part)
+
+    weights = packed_weights(folder, quantization, packing)
+    rest = 1 - packed_part
+    network = OnnxNetwork(
+        HiggsConfig.from_folder(folder), weights, lambda stage, part: progress(stage, packed_part + rest * part)
+    )
     network.prefix_folder = packed.cache_folder("prefixes") / network.fingerprint
     return network
 
 
 class OnnxNetwork(HiggsNetwork):
-    """A FrameModel (see engine/interface.py) whose decode steps are ONNX Runtime's. Always on the CPU in float32."""
+    """A FrameModel (see engine/interface.py) whose layers are ONNX Runtime's. Always on the CPU in float32."""
 
-    prefill_budget = 512  # unpacking the weights costs as much for few positions as for many
     step_bytes: int
-    """Bytes of weights that a step reads."""
+    """Bytes of weights that a decode step reads."""
 
-    def __init__(self, config: HiggsConfig, weights: PackedWeights) -> None:
+    def __init__(self, config: HiggsConfig, weights: PackedWeights, progress: Progress | None = None) -> None:
         """Raises LoadError where memory does not suffice."""
         super().__init__(config, torch.device("meta"), torch.float32)
         self._work_on(_CPU)
-        workspace = Workspace()
-        for name, _ in list(self.named_parameters()):
-            module, _, leaf = name.rpartition(".")
-            if name + SCALES in weights:
-                parent, _, child = module.rpartition(".")
-                projection = QuantizedProjection(weights[name], weights[name + SCALES], workspace, weights.let_go)
-                setattr(self.get_submodule(parent), child, projection)
-            else:
-                setattr(self.get_submodule(module), leaf, nn.Parameter(weights[name], requires_grad=False))
+        del self.layers, self.norm, self.head
+        for name in ("text_embedding", "audio_embedding"):
+            setattr(self, name, nn.Parameter(weights[name], requires_grad=False))
         self.fingerprint = weights.fingerprint
-        step = onnx_graph.build(config, weights.stored, self.max_positions)
-        check_memory(step.weight_bytes, _CPU)
-        self.step_bytes = step.weight_bytes
-        self._session = _session(step.model, weights.folder)
-        self._bindings: dict[tuple[object, ...], _Binding] = {}
+        stages = [onnx_graph.build(config, weights.stored, self.max_positions, part) for part in _parts(config)]
+        check_memory(sum(stage.weight_bytes for stage in stages), _CPU)
+        self.step_bytes = sum(stage.step_bytes for stage in stages)
+        self.sessions = list(_sessions(stages, weights, progress))
+        self._decode_steps: dict[tuple[object, ...], _Pass] = {}
+
+    def new_kv_cache(self, slots: int, max_len: int) -> Tensor:
+        """A zeroed cache [layers, 2, slots, kv_heads, max_len, head_dim]."""
+        self._decode_steps.clear()  # what was bound to a cache before may be gone
+        c = self.config
+        shape = (c.num_layers, 2, slots, c.num_kv_heads, max_len, c.head_dim)
+        # 4 utterances of 4096 positions are 4 GB. Mapped, only positions that were written to take memory.
+        try:
+            memory = mmap.mmap(-1, 4 * math.prod(shape))
+        except (OSError, OverflowError) as error:
+            raise MemoryError(f"no memory for keys and values: {error}") from error
+        return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
     @torch.inference_mode()
     def prefill(self, kv_cache: Tensor, slot: int, start: int, runs: Sequence[Run]) -> Tensor:
@@ -73,72 +97,132 @@ class OnnxNetwork(HiggsNetwork):
 
         Returns the logits after the last position, float32 [codebooks, codebook_size].
         """
-        *before, last = runs
-        if not isinstance(last, AudioRun) or len(last.rows) > ROWS_ONE_BY_ONE:
-            return super().prefill(kv_cache, slot, start, runs)
-        if before:
-            super().prefill(kv_cache, slot, start, before)
-        end = start + positions_of(runs)
-        own = kv_cache[:, :, slot : slot + 1]
-        return self._step(own, torch.from_numpy(last.rows), torch.tensor([end - 1]), end)[-1]
+        hidden, is_text = [], []
+        for run in runs:
+            if isinstance(run, TextRun):
+                hidden.append(F.embedding(torch.as_tensor(run.token_ids), self.text_embedding).float())
+            else:
+                hidden.append(self._embed_rows(torch.as_tensor(run.rows)))
+            is_text.append(torch.full((len(hidden[-1]),), isinstance(run, TextRun)))
+        kinds = torch.cat(is_text)
+        end = start + len(kinds)
+        piece = _Pass(self, kv_cache[:, :, slot : slot + 1], kinds, torch.tensor([len(kinds) - 1]))
+        return self._logits(piece.run(torch.cat(hidden), torch.tensor([end - 1]), end))[0]
 
     @torch.inference_mode()
     def decode(self, kv_cache: Tensor, rows: Tensor, positions: Tensor, max_len: int) -> Tensor:
         """One decode step for slots 0 … B-1; see HiggsNetwork. A row's result does not depend on the others."""
-        return self._step(kv_cache[:, :, : len(rows)], rows, positions, max_len)
+        batch = len(rows)
+        key = (kv_cache.data_ptr(), kv_cache.shape, kv_cache.stride(), batch)
+        step = self._decode_steps.get(key)
+        if step is None:
+            step = _Pass(self, kv_cache[:, :, :batch], torch.zeros(batch, dtype=torch.bool), torch.arange(batch))
+            self._decode_steps[key] = step
+        return self._logits(step.run(self._embed_rows(rows), positions, max_len)).clone()
 
-    def _step(self, kv_cache: Tensor, rows: Tensor, last: Tensor, length: int) -> Tensor:
-        """rows int64 [B * S, codebooks], S for each slot of kv_cache; last [B]: where the last of each is written."""
-        key = (kv_cache.data_ptr(), kv_cache.shape, kv_cache.stride(), len(rows))
-        binding = self._bindings.get(key)
-        if binding is None:
-            binding = self._bindings[key] = _Binding(self._session, kv_cache, len(rows), self)
-        logits = binding.run(self._session, self._embed_rows(rows), last, length)
-        return logits.view(len(rows), self.num_codebooks, self.codebook_size).clone()
+    def _logits(self, x: Tensor) -> Tensor:
+        return x.view(len(x), self.num_codebooks, self.codebook_size)
 
 
-class _Binding:
-    """A session's inputs and outputs in place: buffers of its own, and a KV cache's memory as both past and present."""
+class _Pass:
+    """Rows through all layers: inputs and outputs in place, a KV cache's memory as both past and present."""
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, kv_cache: Tensor, rows: int, network: HiggsNetwork
-    ) -> None:
-        batch = kv_cache.shape[2]
+    def __init__(self, network: OnnxNetwork, kv_cache: Tensor, is_text: Tensor, asked: Tensor) -> None:
+        """Rows for each slot of kv_cache; is_text bool [rows]; `asked` are those whose logits are wanted."""
+        batch, rows = kv_cache.shape[2], len(is_text)
+        texts, audios, order = _by_kind(is_text)
         self._hidden = torch.empty(rows, network.config.hidden_size)
         self._last = torch.empty(batch, dtype=torch.int32)
         self._length = torch.empty(1, dtype=torch.int32)
-        self._lead = torch.tensor([batch, rows // batch, -1])
-        self._logits = torch.empty(rows, network.num_codebooks * network.codebook_size)
-        self._io = session.io_binding()
-        inputs = (("hidden", self._hidden), ("lead", self._lead), ("last", self._last), ("length", self._length))
-        for name, tensor in inputs:
-            self._bind(self._io.bind_input, name, tensor)
-        self._bind(self._io.bind_output, "logits", self._logits)
-        for index, layer in enumerate(kv_cache):
-            for part, tensor in zip(("key", "value"), layer, strict=True):
-                self._bind(self._io.bind_input, f"{part}.{index}", tensor)
-                self._bind(self._io.bind_output, f"new_{part}.{index}", tensor)
+        self._logits = torch.empty(len(asked), network.num_codebooks * network.codebook_size)
+        inputs = {
+            "lead": torch.tensor([batch, rows // batch, -1]),
+            "last": self._last,
+            "length": self._length,
+            "is_text": is_text[:, None],
+            "texts": texts,
+            "audios": audios,
+            "order": order,
+            "asked": asked,
+        }
+        between = [torch.empty_like(self._hidden) for _ in network.sessions[1:]]
+        ways = pairwise((self._hidden, *between, self._logits))
+        self._kept = inputs, between  # bound by address
+        self._runs = [
+            (session, session.bind(kv_cache, {**inputs, "hidden": before}, after))
+            for session, (before, after) in zip(network.sessions, ways, strict=True)
+        ]
 
-    @staticmethod
-    def _bind(bind: Callable[..., None], name: str, tensor: Tensor) -> None:
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must lie in one piece")
-        bind(name, "cpu", 0, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+    def run(self, hidden: Tensor, last: Tensor, length: int) -> Tensor:
+        """hidden [rows, hidden]; last [B]: where each slot's last row is written; `length`: positions to look at.
 
-    def run(self, session: onnxruntime.InferenceSession, hidden: Tensor, last: Tensor, length: int) -> Tensor:
-        """The logits [rows, codebooks * codebook_size], valid until the next run."""
+        Returns the logits [asked, codebooks * codebook_size], valid until the next run.
+        """
         self._hidden.copy_(hidden)
         self._last.copy_(last)
         self._length.fill_(length)
-        session.run_with_iobinding(self._io)
+        for session, binding in self._runs:
+            session.run(binding)
         return self._logits
 
 
-def _session(graph: bytes, folder: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is left to fuse
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    # Between steps the cores are torch's, for sampling, prompts and the codec.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+class _Session:
+    """A stage that is ready to run."""
+
+    def __init__(self, stage: Stage, weights: PackedWeights) -> None:
+        self.layers = stage.layers
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is left to fuse
+        options.enable_cpu_mem_arena = False  # it keeps what a prompt once took
+        # What the graph names as the weights' place is only looked at; where they are mapped already, the pages that
+        # are not needed any more can be let go.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.folder))
+        self._weights = {name: OrtValue.ortvalue_from_numpy(weights[name].numpy()) for name in stage.weights}
+        for name, value in self._weights.items():
+            options.add_initializer(name, value)
+        # The cores are the next stage's then, and torch's for sampling and the codec.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = onnxruntime.InferenceSession(stage.model, options, providers=["CPUExecutionProvider"])
+        weights.let_go()  # MatMulNBits has them in its own order now; what others still read comes back by itself
+
+    def bind(self, kv_cache: Tensor, inputs: dict[str, Tensor], output: Tensor) -> onnxruntime.IOBinding:
+        """Everything in place; `output` is written by `run`. None of the tensors may be freed while it is used."""
+        binding = self._session.io_binding()
+        for name, tensor in inputs.items():
+            _bind(binding.bind_input, name, tensor)
+        _bind(binding.bind_output, self._session.get_outputs()[0].name, output)
+        for index in self.layers:
+            for part, tensor in zip(("key", "value"), kv_cache[index], strict=True):
+                _bind(binding.bind_input, f"{part}.{index}", tensor)
+                _bind(binding.bind_output, f"new_{part}.{index}", tensor)
+        return binding
+
+    def run(self, binding: onnxruntime.IOBinding) -> None:
+        self._session.run_with_iobinding(binding)
+
+
+def _bind(bind: Callable[..., None], name: str, tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must lie in one piece")
+    bind(name, "cpu", 0, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+
+
+def _by_kind(is_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows bool [n]: those of text, those of audio, and each row's place in the two together."""
+    texts, audios = (kind.nonzero()[:, 0] for kind in (is_text, ~is_text))
+    return texts, audios, torch.cat((texts, audios)).argsort()
+
+
+def _parts(config: HiggsConfig) -> list[range]:
+    """The layers in about equal parts."""
+    count = min(_STAGES, config.num_layers)
+    return [range(a, b) for a, b in pairwise(config.num_layers * part // count for part in range(count + 1))]
+
+
+def _sessions(stages: list[Stage], weights: PackedWeights, progress: Progress | None) -> Iterator[_Session]:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for done, session in enumerate(pool.map(lambda stage: _Session(stage, weights), stages), start=1):
+            if progress:
+                progress("loading weights", done / len(stages))
+            yield session

@@ -32,10 +32,10 @@ from higgs_server.backends.higgs_v2.checkpoint import (
 )
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
-from higgs_server.backends.higgs_v2.quantize import BLOCK, SCALES, Quantization, quantize
+from higgs_server.backends.higgs_v2.quantize import SCALES, ZEROS, Quantization, quantize
 from higgs_server.types import LoadError, Progress
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same checkpoint gives another file."""
 
 _PRODUCTS = ("qkv", "out", "gate_up", "down")
@@ -97,6 +97,7 @@ def packed_weights(folder: Path, quantization: Quantization, progress: Progress 
             _remove_leftovers(file.parent)
             skeleton = HiggsNetwork(HiggsConfig.from_folder(folder), torch.device("meta"), torch.float32)
             pack(file, skeleton, _weights_of(folder, skeleton), quantization, progress)
+            _remove_other_formats(file)
     except OSError as error:
         raise LoadError(
             f"The quantised weights cannot be kept: {error}. Free some space, or set HF_HOME to a folder that has it.",
@@ -120,10 +121,10 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def bits_for(parameter: str, inputs: int, quantization: Quantization) -> int | None:
+def bits_for(parameter: str, quantization: Quantization) -> int | None:
     """How many bits a parameter's weights get; None for those that stay as they are."""
     part = parameter.removesuffix(".weight").rpartition(".")[2]
-    if inputs % BLOCK == 0 and part in _QUANTIZED[quantization]:
+    if part in _QUANTIZED[quantization]:
         return 8 if quantization == "int8" or part in _WIDE else 4
     return None
 
@@ -169,9 +170,11 @@ def pack(
 
 
 def _packed(name: str, weight: Tensor, quantization: Quantization) -> Iterator[tuple[str, Tensor]]:
-    bits = bits_for(name, weight.shape[-1], quantization)
+    bits = bits_for(name, quantization)
     if bits is not None:
-        yield from zip((name, name + SCALES), quantize(weight, bits), strict=True)
+        for part, tensor in zip(("", SCALES, ZEROS), quantize(weight, bits), strict=True):
+            if tensor is not None:
+                yield name + part, tensor
     else:
         # A prompt needs few of the text's embeddings, so they stay as small as they are; all else is worked with.
         yield name, weight if name == "text_embedding" and weight.dtype == torch.bfloat16 else weight.float()
@@ -188,6 +191,13 @@ def _weights_of(folder: Path, skeleton: HiggsNetwork) -> Callable[[str], Tensor]
         return weight
 
     return weight_of
+
+
+def _remove_other_formats(file: Path) -> None:
+    for other in file.parent.glob(f"{file.name.rpartition('-v')[0]}-v*.safetensors"):
+        if other != file:
+            with suppress(OSError):  # where another version of the server has it open and the system minds
+                other.unlink()
 
 
 def _remove_leftovers(folder: Path) -> None:

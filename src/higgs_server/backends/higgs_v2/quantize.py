@@ -1,150 +1,125 @@
-"""Weights in 8 or 4 bits: blocks of 32 along the input share a float32 scale.
+"""Weights in 8 or 4 bits: blocks along the input share a float32 scale.
 
-The layout is that of ONNX Runtime's MatMulNBits: uint8 [out, blocks, 32 * bits / 8], two 4-bit numbers a byte, the
-first in the low half; a weight is (number - half) * scale, half being 128 or 8. Knows no model and no file.
+The layout is that of ONNX Runtime's MatMulNBits: uint8 [out, blocks, block * bits / 8], two 4-bit numbers a byte, the
+first in the low half. A weight is (number - zero) * scale: zero is 128 for 8 bits, and for 4 each block has its own,
+uint8 [out, blocks / 2], two a byte again. Knows no model and no file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+import itertools
+import math
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from higgs_server.backends.higgs_v2.projection import native_bf16
+from torch import Tensor
 
 Quantization = Literal["none", "int8", "int4"]
 """How weights are kept. none keeps their numbers: packed.py and the graph can do that too, in float32."""
 
-BLOCK = 32
-"""The smallest block MatMulNBits knows: least error, and a row's bits do not depend on the batch (tested)."""
-SCALES = ".scales"
-"""A quantised weight's scales, float32 [out, blocks], have its name and this."""
+SCALES, ZEROS = ".scales", ".zeros"
+"""A quantised weight's scales, float32 [out, blocks], and where it has any its zeros have its name and one of these."""
 
-_ENDS = {8: (), 4: (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0)}
-"""Where a block's extreme weight is tried to be put; the range ends at half, so beyond it that weight is cut off."""
-_CHUNK_WEIGHTS = 1 << 18
-"""A thread's share of what is worked on at once: 1 MB in float32 stays in its core's cache."""
-_PIECE_WEIGHTS = 1 << 22
-"""What is unpacked for one matrix product: enough for that to run at full speed (measured)."""
-
-
-def bits_of(shape: Sequence[int]) -> int:
-    """The bits a weight of this packed shape [out, blocks, bytes] has."""
-    return shape[2] * 8 // BLOCK
+_BLOCKS = {8: 64, 4: 32}
+"""MatMulNBits keeps 8 bytes beside each block, so weights take 9 and 6 bits. Of the lengths for which a row's bits do
+not depend on the batch (tested) these are the longest. What shorter or longer ones cost: bench/RESULTS.md."""
+_ENDS = (1.05, 0.95)
+"""Where the 16 numbers of a block are tried to end, at either side: beyond or within its extreme weights."""
+_PIECE_WEIGHTS = 1 << 20
+"""What is worked on at once: 4 MB in float32 stay in the cores' caches."""
 
 
-def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """weight float [out, in], in a multiple of 32 -> packed numbers and scales.
+class Layout(NamedTuple):
+    """How a weight is packed."""
 
-    A block's extreme weight is put at the long end of the range or somewhat beyond, and of the numbers that this gives
-    those are taken that fit the block best, with the scale for which they do (least squares).
-    """
-    outputs, blocks = len(weight), weight.shape[1] // BLOCK
-    packed = torch.empty(outputs, blocks, BLOCK * bits // 8, dtype=torch.uint8)
+    bits: int
+    block: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], inputs: int) -> Layout:
+        """From the shape [out, blocks, bytes] of its numbers, and how many inputs it has."""
+        _, blocks, size = shape
+        return cls(size * 8 * blocks // inputs, inputs // blocks)
+
+
+def block_of(inputs: int, bits: int) -> int:
+    """The length of blocks in which rows of `inputs` weights are quantised: they divide into these."""
+    return math.gcd(inputs, _BLOCKS[bits])
+
+
+def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """weight float [out, in] -> packed numbers, scales and, for 4 bits, zeros; in blocks of `block_of`."""
+    outputs, inputs = weight.shape
+    block = block_of(inputs, bits)
+    blocks = inputs // block
+    packed = torch.empty(outputs, blocks, block * bits // 8, dtype=torch.uint8)
     scales = torch.empty(outputs, blocks)
-    step = max(1, _PIECE_WEIGHTS // 4 // weight.shape[1])
+    zeros = torch.empty(outputs, (blocks + 1) // 2, dtype=torch.uint8) if bits == 4 else None
+    step = max(1, _PIECE_WEIGHTS // inputs)
     for begin in range(0, outputs, step):
         part = slice(begin, begin + step)
-        numbers, scales[part] = _fit(weight[part].float().view(-1, blocks, BLOCK), bits)
-        if bits == 4:
-            numbers = numbers[..., 0::2] | (numbers[..., 1::2] << 4)
-        packed[part] = numbers
-    return packed, scales
+        wide = weight[part].float().view(-1, blocks, block)
+        if zeros is None:
+            packed[part], scales[part] = _around_zero(wide)
+        else:
+            numbers, scales[part], own = _between_ends(wide)
+            packed[part], zeros[part] = _in_halves(numbers), _in_halves(F.pad(own, (0, blocks % 2)))
+    return packed, scales, zeros
 
 
-def _fit(blocks: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """blocks float32 [n, blocks, 32] -> uint8 numbers of the same shape, and scales [n, blocks]."""
-    half = 1 << (bits - 1)
+def _in_halves(numbers: Tensor) -> Tensor:
+    """Two numbers a byte, uint8 [..., n] -> [..., n / 2]."""
+    return numbers[..., 0::2] | (numbers[..., 1::2] << 4)
+
+
+def _around_zero(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """blocks float32 [n, blocks, block] -> numbers of 8 bits, and scales [n, blocks].
+
+    A block's extreme weight gets the number -128, which reaches further than 127, and the scale is the one that suits
+    these numbers best (least squares).
+    """
     low, high = blocks.aminmax(dim=-1, keepdim=True)
     extreme = torch.where(-low > high, low, high)
-    extreme = torch.where(extreme == 0, 1.0, extreme)
-    best_end, best_fit = torch.full_like(extreme, half), torch.zeros_like(extreme)
-    numbers, product = torch.empty_like(blocks), torch.empty_like(blocks)
-
-    def place(end: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Fills `numbers`; returns their sums of products with the blocks, and of squares."""
-        torch.mul(blocks, -end / extreme, out=numbers).round_().clamp_(-half, half - 1)
-        along = torch.mul(blocks, numbers, out=product).sum(-1, keepdim=True)
-        square = torch.mul(numbers, numbers, out=product).sum(-1, keepdim=True)
-        return along, square.clamp_(min=1)
-
-    for end in _ENDS[bits]:
-        along, square = place(end)
-        fit = along.square() / square  # what it takes from the squared error
-        best_end[fit > best_fit] = end
-        best_fit = torch.maximum(best_fit, fit)
-    along, square = place(best_end)
-    return numbers.add_(half).to(torch.uint8), (along / square)[..., 0]
+    numbers = (blocks * (-128 / torch.where(extreme == 0, 1.0, extreme))).round_().clamp_(-128, 127)
+    along, square = _fit(blocks, numbers)
+    return (numbers + 128).to(torch.uint8), (along / square)[..., 0]
 
 
-class Workspace:
-    """Memory in which weights are unpacked for a product of many rows, one piece after another.
+def _between_ends(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """blocks float32 [n, blocks, block] -> numbers of 4 bits, scales and zeros [n, blocks].
 
-    A piece goes through a few of torch's elementwise operations, each over a chunk that stays in the cores' caches.
+    Several ranges about a block's weights are tried, and of the numbers that they give those are taken that suit the
+    block best, with the scale for which they do (least squares).
     """
+    low, high = _ends(blocks)
+    best_fit = torch.full_like(low, -1.0)
+    best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
 
-    def __init__(self) -> None:
-        self.dtype = torch.bfloat16 if native_bf16() else torch.float32
-        self._wide = torch.empty(_PIECE_WEIGHTS, dtype=self.dtype)
-        chunk = _CHUNK_WEIGHTS * torch.get_num_threads()
-        self._numbers = torch.empty(chunk, dtype=torch.int8)
-        self._shifted = torch.empty(chunk)
+    def placed(step: Tensor, zero: Tensor) -> Tensor:
+        return (blocks / step).round_().add_(zero).clamp_(0, 15).sub_(zero)
 
-    def pieces(self, packed: Tensor, scales: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the outputs, each with its weights [outputs, in] until the next is asked for; see `columns`."""
-        outputs, inputs = len(packed), packed.shape[1] * BLOCK
-        many, few = max(1, _PIECE_WEIGHTS // inputs), max(1, len(self._shifted) // inputs)
-        for begin in range(0, outputs, many):
-            piece = slice(begin, min(begin + many, outputs))
-            wide = self._wide[: (piece.stop - begin) * inputs].view(-1, inputs)
-            for row in range(0, len(wide), few):
-                out = wide[row : row + few]
-                self._unpack(packed[begin + row :][: len(out)], scales[begin + row :][: len(out)], out)
-            yield piece, wide
-
-    def _unpack(self, packed: Tensor, scales: Tensor, out: Tensor) -> None:
-        """Numbers [n, blocks, bytes] and scales [n, blocks] into `out` [n, in]."""
-        bits, (outputs, blocks, size) = bits_of(packed.shape), packed.shape
-        numbers = self._numbers[: packed.numel()].view(packed.shape)
-        shifted = self._shifted[: out.numel()].view(outputs, 8 // bits, blocks, size)
-        torch.bitwise_xor(packed, 128 if bits == 8 else 136, out=numbers.view(torch.uint8))  # half is 0 now
-        if bits == 4:
-            high = self._numbers[-packed.numel() :].view(packed.shape)
-            shifted[:, 1] = torch.bitwise_right_shift(numbers, 4, out=high)
-            torch.bitwise_left_shift(numbers, 4, out=numbers)
-            torch.bitwise_right_shift(numbers, 4, out=numbers)
-        shifted[:, 0] = numbers
-        if out.dtype == shifted.dtype:
-            torch.mul(shifted, scales[:, None, :, None], out=out.view(shifted.shape))
-        else:  # in two operations, which torch does faster
-            out.view(shifted.shape).copy_(shifted.mul_(scales[:, None, :, None]))
+    for lower, upper in itertools.product(_ENDS, _ENDS):
+        step = (high * upper - low * lower) / 15
+        step = torch.where(step == 0, 1.0, step)
+        zero = (-low * lower / step).round_()
+        along, square = _fit(blocks, placed(step, zero))
+        fit = along.square() / square  # what it takes from the squared error
+        better = fit > best_fit
+        best_fit = torch.where(better, fit, best_fit)
+        best_step, best_zero = torch.where(better, step, best_step), torch.where(better, zero, best_zero)
+    numbers = placed(best_step, best_zero)
+    along, square = _fit(blocks, numbers)
+    zeros = best_zero[..., 0].to(torch.uint8)
+    return (numbers + best_zero).to(torch.uint8), (along / square)[..., 0], zeros
 
 
-def columns(x: Tensor, bits: int) -> Tensor:
-    """x [rows, in] with its columns in the order in which weights are unpacked: the low halves of bytes come first."""
-    return x if bits == 8 else x.view(len(x), -1, 2).transpose(1, 2).reshape(len(x), -1)
+def _ends(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Each block's least and largest weight, or 0 where all are on one side of it: [n, blocks, 1]."""
+    low, high = blocks.aminmax(dim=-1, keepdim=True)
+    return low.clamp(max=0), high.clamp(min=0)
 
 
-class QuantizedProjection(nn.Module):
-    """A linear map without bias, for prompts: weights are unpacked piece by piece, so many rows pay for it."""
-
-    weight: Tensor
-    scales: Tensor
-
-    def __init__(self, weight: Tensor, scales: Tensor, workspace: Workspace, let_go: Callable[[], None]) -> None:
-        """`let_go` is called whenever the weight has been read."""
-        super().__init__()
-        self.weight, self.scales = weight, scales
-        self._workspace, self._let_go = workspace, let_go
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x float32 [rows, in] -> float32 [rows, out]."""
-        y = torch.empty(len(x), len(self.weight))
-        x = columns(x.to(self._workspace.dtype), bits_of(self.weight.shape))
-        for piece, weight in self._workspace.pieces(self.weight, self.scales):
-            y[:, piece] = F.linear(x, weight)
-        self._let_go()
-        return y
+def _fit(blocks: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Each block's sum of products with its numbers, and that of the numbers' squares: [n, blocks, 1]."""
+    return (blocks * numbers).sum(-1, keepdim=True), numbers.square().sum(-1, keepdim=True).clamp_(min=1)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from higgs_server.backends.higgs_v2 import packed
 from higgs_server.backends.higgs_v2.packed import PackedWeights, packed_weights
-from higgs_server.backends.higgs_v2.quantize import SCALES, Quantization, bits_of
+from higgs_server.backends.higgs_v2.quantize import SCALES, ZEROS, Quantization
 from higgs_server.types import LoadError
 from make_tiny_checkpoint import tiny_weights, write_language_model
 
@@ -56,8 +56,10 @@ def test_what_is_quantised_and_what_is_not(cache: Path, folder: Path) -> None:
     weights, _ = built(folder, "int4")
     for name, place in weights.stored.items():
         if name + SCALES in weights:
-            assert bits_of(place.shape) == (8 if "qkv" in name or name == "head.weight" else 4)
-        elif not name.endswith(SCALES):
+            narrow = "qkv" not in name and name != "head.weight"
+            assert (name + ZEROS in weights) == narrow
+            assert place.shape[2] == (16 if narrow else 64)  # blocks of 32 in 4 bits, of 64 in 8
+        elif not name.endswith((SCALES, ZEROS)):
             assert place.dtype == torch.float32
     products = {f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("qkv", "out")}
     for kind in ("text", "audio"):
@@ -144,6 +146,18 @@ def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_stays
     built(folder)
     assert not left.exists()
     assert current.exists()
+
+
+def test_weights_in_the_format_of_another_version_make_room(cache: Path, folder: Path) -> None:
+    weights, _ = built(folder)
+    checkpoint = weights.fingerprint.removesuffix(f"-int8-v{packed.FORMAT}")
+    (cache / f"{weights.fingerprint}.safetensors").unlink()
+    mine, others = cache / f"{checkpoint}-int8-v1.safetensors", ("x-int8-v1", f"{checkpoint}-int4-v1")
+    mine.write_bytes(b"old")
+    for name in others:
+        (cache / f"{name}.safetensors").write_bytes(b"another's")
+    built(folder)
+    assert {file.stem for file in cache.iterdir()} == {weights.fingerprint, *others}
 
 
 def test_a_file_that_was_cut_off_is_named(cache: Path, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """The language model on a CPU without much memory bandwidth: quantised weights, run by ONNX Runtime.
 
-A decode step reads every weight once, which MatMulNBits does in the form they are stored in, and a prompt's rows go the
-same way: 335 of them take no longer than unpacking the weights for torch's products would, 34 of them a third of that,
-even where a CPU multiplies bfloat16 (bench/RESULTS.md).
+A decode step reads every weight once, which MatMulNBits does in the form they are stored in. A prompt's rows go that
+way too: many take about as long as unpacking the weights for torch's products, few half as long, even on a CPU that
+multiplies bfloat16 (bench/RESULTS.md).
 
 The layers are several sessions, so that as many threads bring weights into MatMulNBits' own order when they are loaded.
 """
@@ -36,7 +36,7 @@ from higgs_server.types import Progress
 _CPU = torch.device("cpu")
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32, torch.bool: np.bool_}
 _STAGES = 4
-"""Sessions at most: each costs a step 0.1 ms."""
+"""Sessions at most."""
 _PACKING = 0.9
 """What packing the weights takes of all the time to load them."""
 

@@ -70,16 +70,17 @@ def test_a_cancellation_wakes_who_waits_for_frames(model: ScriptedModel) -> None
 
 def test_a_cancellation_at_any_moment_harms_nobody(network: FrameModel, model: ScriptedModel) -> None:
     """Amid each of the model's calls in turn, from the first until it comes too late, while a neighbour of the same
-    voice runs and another waits for the slot."""
+    voice runs and another waits for the slot. Who leaves draws no more rows than the round it was in does."""
     requests = [(prompt(*range(1, 21), number, audio=9), params(number, rows=12)) for number in (30, 31, 32)]
     expected = [alone(network, *request, prefix_len=20) for request in requests]
     handles: list[Handle] = []
-    moment = calls = 0
+    moment = calls = drawn = 0
 
     def cancel_at_the_moment(name: str) -> None:
-        nonlocal calls
+        nonlocal calls, drawn
         calls += 1
         if calls == moment:
+            drawn = len(handles[0].rows)
             handles[0].cancel()
 
     with Engine(model, slots=2, max_len=400, prefill_budget=16) as engine:
@@ -93,6 +94,7 @@ def test_a_cancellation_at_any_moment_harms_nobody(network: FrameModel, model: S
                 assert rows_of(handles[0]) == expected[0]
             model.on_call = lambda name: None
             settle(engine)
+            assert handles[0].finish_reason is not None or len(handles[0].rows) <= drawn + 2
     assert moment > 12
 
 

@@ -39,6 +39,7 @@ def test_every_line_is_json_and_none_has_what_users_said(client: httpx.Client, s
     with connected(server.url) as socket:
         send(socket, MARK)
         say(socket, f"{MARK}.")
+    server.wait_for('"status": 101')  # the session's line, after its sentence's
     client.get("/last", headers={"x-request-id": "the-last"})
     server.wait_for('"request_id": "the-last"')
     lines = [json.loads(line) for line in server.lines]

@@ -125,7 +125,8 @@ def test_each_refusal_says_what_to_do(hub: type[Hub], status: int, code: str, me
     assert error.value.zh != str(error.value)
 
 
-def test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_folders_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert resolve(str(tmp_path), LANGUAGE_MODEL_FILES) == tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(LoadError, match="is a file"):

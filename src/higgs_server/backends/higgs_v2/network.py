@@ -125,10 +125,7 @@ class HiggsNetwork(nn.Module):
         texts: list[tuple[Tensor, Tensor]] = []
         audios: list[tuple[Tensor, Tensor]] = []
         for run in runs:
-            if isinstance(run, TextRun):
-                hidden = F.embedding(self._to_device(run.token_ids), self.text_embedding).to(self.dtype)
-            else:
-                hidden = self._embed_rows(self._to_device(run.rows))
+            hidden = self._embed(run)
             positions = torch.arange(start, start + len(hidden), device=self.device)
             (texts if isinstance(run, TextRun) else audios).append((hidden, positions))
             start += len(hidden)
@@ -160,6 +157,12 @@ class HiggsNetwork(nn.Module):
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+    def _embed(self, run: Run) -> Tensor:
+        """[n, hidden]"""
+        if isinstance(run, TextRun):
+            return F.embedding(self._to_device(run.token_ids), self.text_embedding).to(self.dtype)
+        return self._embed_rows(self._to_device(run.rows))
 
     def _embed_rows(self, rows: Tensor) -> Tensor:
         """rows [n, codebooks] -> the sum of their codes' embeddings [n, hidden]."""

@@ -58,7 +58,8 @@ def build(config: HiggsConfig, weights: Mapping[str, Stored], max_positions: int
     """Layers of a network whose parameters, by their names, are at `weights`, all in one file."""
     graph = _Graph(config, weights)
     model = graph.model(max_positions, layers).SerializeToString()
-    return Stage(layers, model, graph.names, graph.weight_bytes, graph.step_bytes)
+    names = [name for name in graph.initializers if name in weights]
+    return Stage(layers, model, names, graph.weight_bytes, graph.step_bytes)
 
 
 class _Graph:
@@ -68,7 +69,6 @@ class _Graph:
         self.config, self.weights = config, weights
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self.names: list[str] = []
         self.weight_bytes = self.step_bytes = 0
 
     def model(self, max_positions: int, layers: range) -> onnx.ModelProto:
@@ -213,7 +213,6 @@ class _Graph:
             for key, value in (("location", place.file.name), ("offset", place.begin), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
             self.initializers[name] = tensor
-            self.names.append(name)
             size *= 2 if name.endswith(SCALES) else 1
             self.weight_bytes += size
             layer, _, part = name.removeprefix("layers.").partition(".")

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from onnxruntime import OrtValue
 from torch import Tensor, nn
 
@@ -97,14 +96,10 @@ class OnnxNetwork(HiggsNetwork):
 
         Returns the logits after the last position, float32 [codebooks, codebook_size].
         """
-        hidden, is_text = [], []
-        for run in runs:
-            if isinstance(run, TextRun):
-                hidden.append(F.embedding(torch.as_tensor(run.token_ids), self.text_embedding).float())
-            else:
-                hidden.append(self._embed_rows(torch.as_tensor(run.rows)))
-            is_text.append(torch.full((len(hidden[-1]),), isinstance(run, TextRun)))
-        kinds = torch.cat(is_text)
+        hidden = [self._embed(run) for run in runs]
+        kinds = torch.cat(
+            [torch.full((len(part),), isinstance(run, TextRun)) for run, part in zip(runs, hidden, strict=True)]
+        )
         end = start + len(kinds)
         piece = _Pass(self, kv_cache[:, :, slot : slot + 1], kinds, torch.tensor([len(kinds) - 1]))
         return self._logits(piece.run(torch.cat(hidden), torch.tensor([end - 1]), end))[0]

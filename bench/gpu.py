@@ -1,6 +1,6 @@
 """Higgs Audio v2 on an NVIDIA GPU in its true shape: beside the memory's speed and transformers' generate.
 
-    python bench/gpu.py [--phases step,batch,codec,profile,memory,http] [--streams 1,32,64,256] [--folder DIR]
+    python bench/gpu.py [--phases step,batch,int8,codec,profile,memory,http] [--streams 1,32,64,256] [--folder DIR]
                         [--boson DIR]
     python bench/gpu.py --tiny       try the bench itself with a tiny model, on any machine: its figures mean nothing
 
@@ -25,6 +25,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -34,8 +35,8 @@ from peers import CONTEXT, Peer, Table
 from true_shape import machine
 
 OUR_SIDE, THEIR_SIDE = (Path(__file__).with_name(name) for name in ("gpu_ours.py", "gpu_theirs.py"))
-PHASES = ("step", "batch", "codec", "profile", "memory", "http")
-OURS, PLAIN = "higgs-audio-server", "without graphs"
+PHASES = ("step", "batch", "int8", "codec", "profile", "memory", "http")
+OURS, PLAIN, INT8 = "higgs-audio-server", "without graphs", "int8"
 THEIRS = {"transformers": ("transformers", "dynamic"), "transformers, static cache": ("transformers", "static")}
 STEP = "one stream, ms a frame (real-time factor)"
 FRAME_MS = 40
@@ -89,15 +90,18 @@ class Bench(Table):
         began = time.perf_counter()
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
         if inside := [phase for phase in phases if phase != "http"]:
-            ours = Peer(OUR_SIDE, "speak", str(self.folder), self.device, str(max(self.streams)))
+            ours = self.speaker("none")
             print(f"{ours.hello['dtype']}, context {CONTEXT}, copy bandwidth {ours.hello['copy'] / 1e9:.0f} GB/s")
             for phase in inside:
                 getattr(self, phase)(ours)
             ours.close()
         if "http" in phases:
             self.http()
-        self.print(OURS, PLAIN, *self.theirs)
+        self.print(OURS, PLAIN, INT8, *self.theirs)
         print(f"\n{time.perf_counter() - began:.0f} s in all")
+
+    def speaker(self, quantization: str) -> Peer:
+        return Peer(OUR_SIDE, "speak", str(self.folder), self.device, str(max(self.streams)), quantization)
 
     def floor(self, ours: Peer, streams: int) -> float:
         """Milliseconds in which the memory reads the weights, and what the streams have behind them."""
@@ -135,6 +139,27 @@ class Bench(Table):
             floor = self.floor(ours, streams)
             sound = f"{streams * FRAME_MS / ms:.0f} s of sound a second, {ms / floor:.2f} x the floor"
             self.note(f"a step of {streams}, ms", OURS, f"{ms:.2f}: {sound}")
+
+    def int8(self, ours: Peer) -> None:
+        """Weights in 8 bits beside those in the model's own: the two take turns."""
+        eight = self.speaker("int8")
+        for streams in self.streams:
+            times: dict[str, list[float]] = {OURS: [], INT8: []}
+            for _ in range(3):
+                for column, speaker in ((OURS, ours), (INT8, eight)):
+                    times[column] += speaker.ask(f"steps {streams} {self.steps}")["ms"]
+            for column, speaker in ((OURS, ours), (INT8, eight)):
+                ms, floor = statistics.median(times[column]), self.floor(speaker, streams)
+                self.note(f"a step of {streams} in turns, ms", column, f"{ms:.2f}, {ms / floor:.2f} x its floor")
+        with tempfile.TemporaryDirectory() as folder:
+            logits = []
+            for name, speaker in (("exact", ours), ("eight", eight)):
+                speaker.ask(f"logits {folder}/{name}.npy")
+                logits.append(np.load(f"{folder}/{name}.npy"))
+        error = np.linalg.norm(logits[1] - logits[0]) / np.linalg.norm(logits[0])
+        self.note("relative error of logits", INT8, f"{error:.4f}")
+        self.note("device memory for weights, GB", INT8, f"{eight.ask('memory')['weights']:.1f}")
+        eight.close()
 
     def codec(self, ours: Peer) -> None:
         speed = ours.ask("codec")

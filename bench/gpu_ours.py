@@ -1,8 +1,8 @@
 """This server's side of bench/gpu.py, in a process of its own: reads a command a line, answers with a line of JSON.
 
-    python bench/gpu_ours.py build tiny|true FOLDER | speak FOLDER DEVICE SLOTS
+    python bench/gpu_ours.py build tiny|true FOLDER | speak FOLDER DEVICE SLOTS QUANTIZATION
 
-Commands: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `profile COUNT`, `codec`, `memory`.
+Commands: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `profile COUNT`, `codec`, `memory`, `logits FILE`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,14 +23,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import CONTEXT, ROWS, TEXT_TOKENS, Utterances, answer, commands, since
+from peers import CONTEXT, ROWS, TEXT_TOKENS, Utterances, answer, commands, request, since
 from true_shape import CONFIG, codec_config, fill, frame_bytes, quiet
 
 from make_tiny_checkpoint import NATIVE_CONFIG, make_tiny_checkpoint, write_language_model
 
+if TYPE_CHECKING:
+    from higgs_server.backends.higgs_v2.network import HiggsNetwork
+    from higgs_server.backends.higgs_v2.quantize import Quantization
+
 WINDOW, CODEC_CONTEXT = 54, 11
 """Frames that the codec decodes at a time, and how many of them on each side are context."""
 CLIP_SECONDS = 8
+FORCED = 40
+"""Rows whose logits are compared."""
 
 
 def build(folder: Path) -> None:
@@ -84,14 +90,14 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / (float(np.median(clock.intervals())) / 1e3)
 
 
-def speak(folder: Path, device: torch.device, slots: int) -> None:
+def speak(folder: Path, device: torch.device, slots: int, quantization: Quantization) -> None:
     """Steps as the engine's thread runs them, one launched before the last one is read."""
     from higgs_server.backends.higgs_v2.codec import load_codec
     from higgs_server.backends.higgs_v2.loading import load_model
     from higgs_server.engine.engine import PREFILL_BUDGETS
     from higgs_server.engine.runner import Runner
 
-    network = load_model(folder, device, "auto", "none", lambda *_: None)
+    network = load_model(folder, device, "auto", quantization, lambda *_: None)
     weights = memory(device)
     runner = Runner(network, slots=slots, max_len=CONTEXT + ROWS, prefix_bytes=2**29)
     cache = runner._cache.tensor
@@ -121,7 +127,7 @@ def speak(folder: Path, device: torch.device, slots: int) -> None:
 
     answer(
         copy=copy_bandwidth(device),
-        weights=frame_bytes(network),
+        weights=step_bytes(network),
         position=cache[:, :, 0, :, 0].nbytes,
         dtype=str(network.dtype).removeprefix("torch."),
     )
@@ -137,8 +143,30 @@ def speak(folder: Path, device: torch.device, slots: int) -> None:
                     answer(kernels=profile(lambda count=int(count): steps(1, count), int(count) + 1, device))
             case ["codec"]:
                 answer(**codec_speed(load_codec(folder / "codec", str(device)), 8 if device.type == "cuda" else 1))
+            case ["logits", file]:
+                np.save(file, forced_logits(network))
+                answer()
             case ["memory"]:
                 answer(weights=weights, cache=cache.nbytes / 1e9, now=memory(device))
+
+
+def step_bytes(network: HiggsNetwork) -> int:
+    """What a step reads of the weights."""
+    return getattr(network, "step_bytes", None) or frame_bytes(network)
+
+
+def forced_logits(network: HiggsNetwork) -> np.ndarray:
+    """Logits [rows, codebooks, codebook_size] of the same prompt and the same rows behind it, whatever they say."""
+    from higgs_server.engine.interface import AudioRun, TextRun
+
+    text, rows, _ = request(TEXT_TOKENS)
+    cache = network.new_kv_cache(1, CONTEXT)
+    network.prefill(cache, 0, 0, [TextRun(text), AudioRun(rows[:-FORCED])])
+    logits = []
+    for position, row in enumerate(rows[-FORCED:], len(text) + len(rows) - FORCED):
+        at = torch.tensor([position], device=network.device)
+        logits.append(network.decode(cache, torch.tensor(row[None], device=network.device), at, CONTEXT)[0].cpu())
+    return torch.stack(logits).numpy()
 
 
 def memory(device: torch.device) -> float:
@@ -189,5 +217,5 @@ if __name__ == "__main__":
             build(Path(folder))
         case ["build", "tiny", folder]:
             make_tiny_checkpoint(folder)
-        case ["speak", folder, device, slots]:
-            speak(Path(folder), torch.device(device), int(slots))
+        case ["speak", folder, device, slots, ("none" | "int8") as quantization]:
+            speak(Path(folder), torch.device(device), int(slots), quantization)

@@ -82,6 +82,8 @@ def _missing(folder: Path | str) -> str:
 
 def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:
     remarks = [] if found else ["without a GPU only fast memory lets it keep up with speech"]
+    if found and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        remarks.append("without a C compiler its steps are slower: apt-get install gcc")
     if not found and memory is not None and memory < HIGGS_GB:
         remarks.append(f"it wants about {HIGGS_GB} GB of memory")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"

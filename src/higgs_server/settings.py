@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     )
     quantization: Literal["auto", "none", "int8", "int4"] = Field(
         "auto",
-        description="Weights in fewer bits, on a CPU; auto is int8 there, unless the model is small or --dtype given.",
+        description="Weights in fewer bits, int4 on a CPU only; auto is int8 there for large models without --dtype.",
     )
     revision: str | None = Field(None, description="Revision of the model on the hub: a branch, tag or commit.")
     max_new_tokens: int = Field(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from devices import DEVICES
+from devices import DEVICES, NO_GPU
 from higgs_server.backends.higgs_v2.checkpoint import load_network
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
@@ -38,10 +38,19 @@ SLOTS, MAX_LEN, CODES = 6, 600, 1026
 BATCHES, LENGTHS, REACHES = (1, 2, 4, 6), (256, 512, 600), (0, NEAR, CODES)
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+# What captures on a CPU sees PyTorch's operations and no others, so kernels take part on a GPU alone.
+FUSED = pytest.param("cuda, fused", marks=[pytest.mark.gpu, NO_GPU])
+
+
+@pytest.fixture(scope="module", params=[*DEVICES, FUSED])
 def network(request: pytest.FixtureRequest) -> HiggsNetwork:
-    network = load_network(CHECKPOINT, torch.device(request.param), torch.float32)
+    device, *fused = request.param.split(", ")
+    network = load_network(CHECKPOINT, torch.device(device), torch.float32)
     network.row_by_row = False
+    if fused:
+        from higgs_server.backends.higgs_v2.fused import FusedDecode
+
+        network.fused_decode = FusedDecode(network)
     return network
 
 

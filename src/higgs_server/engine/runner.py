@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,6 +21,7 @@ from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.sampler import SamplerState, draw, reach_of
 from higgs_server.engine.scheduler import Piece, bucket
 from higgs_server.engine.sequence import CodeFormat, Sequence, slice_runs
+from higgs_server.engine.trial import tried
 
 LEAST_LENGTH = 256
 """The smallest length bucket of a decode step, in positions."""
@@ -33,6 +35,12 @@ class Ticket:
     sequences: tuple[Sequence, ...]
     places: tuple[int, ...]
     arrived: torch.cuda.Event | None
+
+
+def _fused_draw(model: FrameModel) -> Callable[..., torch.Tensor] | None:
+    from higgs_server.engine import draw_kernel
+
+    return draw_kernel.tried(CodeFormat.of(model), model.codebook_size, model.device)
 
 
 class Runner:
@@ -54,8 +62,10 @@ class Runner:
         """Whether batch and length are rounded up to buckets, which captured graphs need and which costs work."""
         self.step: Callable[[int, int, int], torch.Tensor] = self._step
         """`_step` for a batch, a length and a reach of the sampler; on CUDA a captured graph for each combination."""
+        self._draw = draw
         if on_cuda:
             self.step = CapturedSteps(self._step, CudaCapture())
+            self._draw = tried("Codes are drawn", partial(_fused_draw, model)) or draw
         self._model = model
         with torch.inference_mode():
             self._cache = KVCache(model, slots, max_len)
@@ -91,7 +101,7 @@ class Runner:
             self._state.park(slot, piece.stop)
             return None
         self._state.start(slot, sequence.sampling, sequence.row_limit, piece.stop - 1, self._model.codebook_size)
-        drawn = draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
+        drawn = self._draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
         return self._send(drawn, [sequence], [0])
 
     def _reuse_prefix(self, sequence: Sequence, slot: int) -> None:
@@ -124,7 +134,7 @@ class Runner:
         """Embed, layers, head, sampling, state: for given arguments, tensors of fixed shape and place."""
         state = self._state.view(0, batch)
         logits = self._model.decode(self._cache.tensor, state.codes, state.position, length)
-        return draw(state, logits, self.format, reach)
+        return self._draw(state, logits, self.format, reach)
 
     def _reach(self, sequences: Several[Sequence]) -> int:
         return max(reach_of(sequence.sampling, self._model.codebook_size) for sequence in sequences)

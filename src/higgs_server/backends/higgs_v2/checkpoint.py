@@ -14,7 +14,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
+from higgs_server.backends.higgs_v2.projection import Projection
 from higgs_server.types import LoadError, Progress
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -59,22 +60,26 @@ class Piece:
 
 
 def load_network(
-    folder: Path, device: torch.device, dtype: torch.dtype, progress: Progress | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    *,
+    int8: bool = False,
 ) -> HiggsNetwork:
-    """Reads a folder into a network on `device`.
+    """Reads a folder into a network on `device`; int8 quantises the layers' products on the way.
 
     Raises LoadError, before it allocates, where the folder is no Higgs Audio v2 language model, weights are missing,
     extra or misshapen, or memory does not suffice.
     """
     config = HiggsConfig.from_folder(folder)
-    skeleton = HiggsNetwork(config, torch.device("meta"), dtype)
+    skeleton = HiggsNetwork(config, torch.device("meta"), dtype, int8=int8)
     plan = plan_weights(folder, skeleton)
     check_memory(weight_bytes(skeleton), device)
     try:
-        network = HiggsNetwork(config, device, dtype)
+        network = HiggsNetwork(config, device, dtype, int8=int8)
     except (MemoryError, RuntimeError) as error:  # a limit that no figure shows, such as ulimit -v
         raise _no_memory(weight_bytes(skeleton), device, "less is free", "空闲不足") from error
-    parameters = dict(network.named_parameters())
     # In the order of the files: each is read once, from front to back.
     pieces = sorted(
         ((piece, name) for name, its in plan.items() for piece in its),
@@ -83,7 +88,7 @@ def load_network(
     total = sum(math.prod(piece.stored.shape) for piece, _ in pieces)
     done = 0
     for piece, name in pieces:
-        read_piece(parameters[name].data, piece)
+        _fill(network, name, piece)
         done += math.prod(piece.stored.shape)
         if progress:
             progress("loading weights", done / total)
@@ -280,6 +285,16 @@ def _read_exactly(fd: int, tensor: Tensor, file: Path) -> None:
         room = room[got:]
 
 
+def _fill(network: HiggsNetwork, name: str, piece: Piece) -> None:
+    module = network.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, Projection) and module.scales is not None:
+        rows = torch.empty(piece.stored.shape, dtype=piece.stored.dtype)
+        read_piece(rows, replace(piece, first_row=0))
+        module.fill(piece.first_row, rows)
+    else:
+        read_piece(network.get_parameter(name).data, piece)
+
+
 def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -311,11 +326,12 @@ def _some(names: list[str]) -> str:
 
 def _no_memory(needed: int, device: torch.device, free: str, zh: str) -> LoadError:
     need = f"{needed / 1e9:.1f} GB"
+    smaller = ["--model-path embedded"] if device.type != "cuda" else ["--quantization int8", "--model-path embedded"]
     return LoadError(
         f"The weights need {need} on {device.type} and {free}: use a machine with more memory, close other programs, "
-        "or start with --model-path embedded.",
+        f"or start with {' or '.join(smaller)}.",
         f"权重需要 {need}（{device.type}），而{zh}：请换用内存更大的机器、关闭其他程序，"
-        "或以 --model-path embedded 启动。",
+        f"或以 {' 或 '.join(smaller)} 启动。",
         code="out_of_memory",
     )
 

@@ -7,28 +7,45 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from higgs_server.backends.higgs_v2.checkpoint import load_network, read_index, stored_dtype
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.backends.higgs_v2.quantize import Quantization
+from higgs_server.engine.trial import tried
 from higgs_server.types import LoadError, LoadOptions, Progress
+
+if TYPE_CHECKING:
+    from higgs_server.backends.higgs_v2.fused import FusedDecode
 
 _WORTH_QUANTIZING = 500_000_000
 """Weights above which a CPU waits for memory."""
+_QUANTIZES = {"none": ("cpu", "cuda", "mps"), "int8": ("cpu", "cuda"), "int4": ("cpu",)}
+"""Which devices can keep weights in how many bits."""
 
 
 def load_model(
     folder: Path, device: torch.device, dtype: str, quantization: Quantization, progress: Progress
 ) -> HiggsNetwork:
     """The network of a checkpoint's folder. Raises LoadError."""
-    if quantization == "none":
-        return load_network(folder, device, choose_dtype(dtype, device, folder), progress)
-    from higgs_server.backends.higgs_v2.onnx_model import load_onnx
+    if device.type == "cpu" and quantization != "none":
+        from higgs_server.backends.higgs_v2.onnx_model import load_onnx
 
-    return load_onnx(folder, quantization, progress)
+        return load_onnx(folder, quantization, progress)
+    int8 = quantization == "int8"
+    network = load_network(folder, device, choose_dtype(dtype, device, folder), progress, int8=int8)
+    if device.type == "cuda":
+        progress("trying kernels", 1.0)
+        network.fused_decode = tried("Decode steps run", lambda: _fused(network))
+    return network
+
+
+def _fused(network: HiggsNetwork) -> FusedDecode | None:
+    from higgs_server.backends.higgs_v2.fused import FusedDecode
+
+    return FusedDecode.tried(network)
 
 
 def choose_quantization(options: LoadOptions, device: torch.device, folder: Path) -> Quantization:
@@ -38,11 +55,11 @@ def choose_quantization(options: LoadOptions, device: torch.device, folder: Path
         large = sum(math.prod(stored.shape) for stored in read_index(folder).values()) > _WORTH_QUANTIZING
         return "int8" if device.type == "cpu" and options.dtype == "auto" and large else "none"
     for known in get_args(Quantization):
-        if wanted == known and (known == "none" or device.type == "cpu"):
+        if wanted == known and device.type in _QUANTIZES[known]:
             return known  # type: ignore[no-any-return]
     raise LoadError(
-        f"--quantization {wanted} is not available on {device.type}: use none, or int8 or int4 with --device cpu.",
-        f"{device.type} 不支持 --quantization {wanted}：请使用 none；int8 和 int4 只能与 --device cpu 一起用。",
+        f"--quantization {wanted} is not available on {device.type}: use none, int8 on cuda or cpu, or int4 on cpu.",
+        f"{device.type} 不支持 --quantization {wanted}：请使用 none；int8 可用于 cuda 和 cpu，int4 只能用于 cpu。",
     )
 
 

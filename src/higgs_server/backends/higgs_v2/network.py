@@ -44,12 +44,12 @@ class Norm(nn.Module):
 class Branch(nn.Module):
     """What a layer has once for text and once for audio: two norms and an FFN, gate and up fused."""
 
-    def __init__(self, config: HiggsConfig, ffn_size: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, config: HiggsConfig, ffn_size: int, device: torch.device, dtype: torch.dtype, int8: bool):
         super().__init__()
         self.input_norm = Norm(config.hidden_size, config.rms_norm_eps, device, dtype)
         self.ffn_norm = Norm(config.hidden_size, config.rms_norm_eps, device, dtype)
-        self.gate_up = Projection(config.hidden_size, 2 * ffn_size, device, dtype)
-        self.down = Projection(ffn_size, config.hidden_size, device, dtype)
+        self.gate_up = Projection(config.hidden_size, 2 * ffn_size, device, dtype, int8=int8)
+        self.down = Projection(ffn_size, config.hidden_size, device, dtype, int8=int8)
 
     def before_attention(self, x: Tensor) -> Tensor:
         return self.input_norm(x)  # type: ignore[no-any-return]
@@ -65,14 +65,14 @@ class Layer(nn.Module):
     text: Branch
     audio: Branch
 
-    def __init__(self, config: HiggsConfig, index: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, config: HiggsConfig, index: int, device: torch.device, dtype: torch.dtype, int8: bool):
         super().__init__()
         heads = config.num_heads + 2 * config.num_kv_heads
-        self.qkv = Projection(config.hidden_size, heads * config.head_dim, device, dtype)
-        self.out = Projection(config.num_heads * config.head_dim, config.hidden_size, device, dtype)
-        self.text = Branch(config, config.text_ffn_size, device, dtype)
+        self.qkv = Projection(config.hidden_size, heads * config.head_dim, device, dtype, int8=int8)
+        self.out = Projection(config.num_heads * config.head_dim, config.hidden_size, device, dtype, int8=int8)
+        self.text = Branch(config, config.text_ffn_size, device, dtype, int8)
         has_own = index in config.audio_ffn_layers
-        self.audio = Branch(config, config.audio_ffn_size, device, dtype) if has_own else self.text
+        self.audio = Branch(config, config.audio_ffn_size, device, dtype, int8) if has_own else self.text
 
     def by_branch(self, part: Callable[[Branch, Tensor], Tensor], x: Tensor, texts: int) -> Tensor:
         """A part of the branch that each of the rows x [n, hidden] has; the first `texts` of them are text."""
@@ -86,8 +86,11 @@ class HiggsNetwork(nn.Module):
 
     prefix_folder: Path | None = None
     """Where kept prefixes outlive the process, if anywhere."""
+    fused_decode: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
+    """Takes the place of `decode` where there is one (see fused.py)."""
 
-    def __init__(self, config: HiggsConfig, device: torch.device, dtype: torch.dtype):
+    def __init__(self, config: HiggsConfig, device: torch.device, dtype: torch.dtype, *, int8: bool = False):
+        """int8: the layers' products keep their weights in 8 bits; embeddings, norms and the head stay in `dtype`."""
         super().__init__()
         self.config, self.dtype = config, dtype
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
@@ -96,7 +99,7 @@ class HiggsNetwork(nn.Module):
         codes = config.num_codebooks * config.codebook_size
         self.text_embedding = _table(config.vocab_size, config.hidden_size, device, dtype)
         self.audio_embedding = _table(codes, config.hidden_size, device, dtype)
-        self.layers = nn.ModuleList(Layer(config, i, device, dtype) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, i, device, dtype, int8) for i in range(config.num_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, device, dtype)
         self.head = Projection(config.hidden_size, codes, device, dtype)
         self._work_on(device)
@@ -145,6 +148,8 @@ class HiggsNetwork(nn.Module):
         float32 [B, codebooks, codebook_size]. On a CPU in fp32 a row's result does not depend on the others, to the
         bit.
         """
+        if self.fused_decode is not None:
+            return self.fused_decode(kv_cache, rows, positions, max_len)
         batch = len(rows)
         if self.row_by_row and batch > ROWS_ONE_BY_ONE:
             parts = [slice(i, i + ROWS_ONE_BY_ONE) for i in range(0, batch, ROWS_ONE_BY_ONE)]
@@ -174,15 +179,18 @@ class HiggsNetwork(nn.Module):
         The last norm is not applied.
         """
         c = self.config
-        angles = positions[:, None].float() * self._frequencies
-        angles = torch.cat((angles, angles), dim=-1)[:, None]
-        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        cos, sin = (turn[:, None] for turn in self.rotations(positions))
         for index, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             qkv = layer.qkv(layer.by_branch(Branch.before_attention, x, texts)).view(len(x), -1, c.head_dim)
             query, key, value = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
             x = x + layer.out(attend(index, _rotate(query, cos, sin), _rotate(key, cos, sin), value))
             x = x + layer.by_branch(Branch.ffn, x, texts)
         return x
+
+    def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding's angles at positions [n], each [n, head_dim / 2]."""
+        angles = positions[:, None].float() * self._frequencies
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(x)).float()
@@ -234,9 +242,9 @@ def _table(rows: int, size: int, device: torch.device, dtype: torch.dtype) -> nn
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [n, heads, head_dim], cos and sin [n, 1, head_dim]; halves are the pairs' two sides."""
+    """Rotary embedding: x [n, heads, head_dim], cos and sin [n, 1, head_dim / 2]; halves are the pairs' two sides."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def rotary_frequencies(config: HiggsConfig) -> Tensor:

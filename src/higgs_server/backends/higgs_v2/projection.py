@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from higgs_server.backends.higgs_v2.quantize import quantize_rows
+
 ROWS_ONE_BY_ONE = 16
 """More rows than that are a prompt: whole matrix products are faster, and nothing promises their bits."""
 
@@ -23,17 +25,30 @@ _BLOCK_WEIGHTS = 768 * 1024
 
 
 class Projection(nn.Module):
-    """A linear map without bias; weight [out, in]."""
+    """A linear map without bias; weight [out, in], where `scales` are there int8 and to be multiplied by them."""
 
     weight: nn.Parameter
+    scales: Tensor | None
+    """float32 [out]"""
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, inputs: int, outputs: int, device: torch.device, dtype: torch.dtype, *, int8: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, device=device, dtype=dtype), requires_grad=False)
+        kept = torch.empty(outputs, inputs, device=device, dtype=torch.int8 if int8 else dtype)
+        self.weight = nn.Parameter(kept, requires_grad=False)
+        self.register_buffer("scales", torch.empty(outputs, device=device) if int8 else None)
+
+    def fill(self, row: int, weight: Tensor) -> None:
+        """Quantises rows of a weight, float [n, in], into their place from `row` on."""
+        assert self.scales is not None
+        place = slice(row, row + len(weight))
+        self.weight[place], self.scales[place] = quantize_rows(weight.to(self.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [rows, in] -> [rows, out], in x's dtype."""
         weight = self.weight
+        if self.scales is not None:
+            # Floats for the length of a product: a prompt's many rows are worth it.
+            return (F.linear(x, weight.to(x.dtype)) * self.scales).to(x.dtype)
         if x.device.type != "cpu" or _torch_is_better(x):
             return F.linear(x, weight)
         return _in_blocks(x.float(), weight).to(x.dtype)

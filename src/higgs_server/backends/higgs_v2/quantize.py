@@ -1,8 +1,8 @@
 """Weights in 8 or 4 bits: blocks along the input share a float32 scale.
 
-The layout is that of ONNX Runtime's MatMulNBits: uint8 [out, blocks, block * bits / 8], two 4-bit numbers a byte, the
-first in the low half. A weight is (number - zero) * scale: zero is 128 for 8 bits, and for 4 each block has its own,
-uint8 [out, blocks / 2], two a byte again. Knows no model and no file.
+On a CPU the layout is that of ONNX Runtime's MatMulNBits: uint8 [out, blocks, block * bits / 8], two 4-bit numbers a
+byte, the first in the low half. A weight is (number - zero) * scale: zero is 128 for 8 bits, and for 4 each block has
+its own, uint8 [out, blocks / 2], two a byte again. On a GPU a whole row is one block. Knows no model and no file.
 """
 
 from __future__ import annotations
@@ -61,11 +61,18 @@ def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor | None]:
         part = slice(begin, begin + step)
         wide = weight[part].float().view(-1, blocks, block)
         if zeros is None:
-            packed[part], scales[part] = _around_zero(wide)
+            numbers, scales[part] = _around_zero(wide)
+            packed[part] = (numbers + 128).to(torch.uint8)
         else:
             numbers, scales[part], own = _between_ends(wide)
             packed[part], zeros[part] = _in_halves(numbers), _in_halves(F.pad(own, (0, blocks % 2)))
     return packed, scales, zeros
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight float [out, in] -> int8 [out, in] and float32 [out], a scale for each row: their product is the weight."""
+    numbers, scales = _around_zero(weight.float()[:, None])
+    return numbers[:, 0].to(torch.int8), scales[:, 0]
 
 
 def _in_halves(numbers: Tensor) -> Tensor:
@@ -74,7 +81,7 @@ def _in_halves(numbers: Tensor) -> Tensor:
 
 
 def _around_zero(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """blocks float32 [n, blocks, block] -> numbers of 8 bits, and scales [n, blocks].
+    """blocks float32 [n, blocks, block] -> whole numbers from -128 to 127, and scales [n, blocks].
 
     A block's extreme weight gets the number -128, which reaches further than 127, and the scale is the one that suits
     these numbers best (least squares).
@@ -83,7 +90,7 @@ def _around_zero(blocks: Tensor) -> tuple[Tensor, Tensor]:
     extreme = torch.where(-low > high, low, high)
     numbers = (blocks * (-128 / torch.where(extreme == 0, 1.0, extreme))).round_().clamp_(-128, 127)
     along, square = _fit(blocks, numbers)
-    return (numbers + 128).to(torch.uint8), (along / square)[..., 0]
+    return numbers, (along / square)[..., 0]
 
 
 def _between_ends(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -204,10 +204,11 @@ def test_quantisation_is_for_large_models_on_a_cpu(folder: Path, monkeypatch: py
         return choose_quantization(LoadOptions(model_path=str(folder), **options), torch.device(device), folder)
 
     assert [chosen("cpu"), chosen("cuda"), chosen("cpu", quantization="int4")] == ["none", "none", "int4"]
+    assert chosen("cuda", quantization="int8") == "int8"
     monkeypatch.setattr(loading, "_WORTH_QUANTIZING", 1000)
     assert [chosen("cpu"), chosen("cuda"), chosen("cpu", quantization="none")] == ["int8", "none", "none"]
     assert chosen("cpu", dtype="float32") == "none"
-    for device, quantization in (("cuda", "int8"), ("mps", "int4"), ("cpu", "int3")):
+    for device, quantization in (("cuda", "int4"), ("mps", "int8"), ("cpu", "int3")):
         with pytest.raises(LoadError, match=f"{quantization}.*{device}"):
             chosen(device, quantization=quantization)
 

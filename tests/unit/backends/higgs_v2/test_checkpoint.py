@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from higgs_server.backends.higgs_v2 import checkpoint
-from higgs_server.backends.higgs_v2.checkpoint import load_network, stored_dtype
+from higgs_server.backends.higgs_v2.checkpoint import load_network, stored_dtype, weight_bytes
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
+from higgs_server.backends.higgs_v2.quantize import quantize_rows
 from higgs_server.types import LoadError
 from make_tiny_checkpoint import original_name, tiny_weights, write_language_model
 
@@ -116,6 +117,22 @@ def test_the_stored_type_is_that_of_most_weights(tmp_path: Path) -> None:
     assert stored_dtype(write_language_model(tmp_path, tiny_weights(0))) == torch.float32
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_products_are_quantised_while_they_are_read(tmp_path: Path, stored: torch.dtype) -> None:
+    """Row by row, wherever a tensor's rows stand in a fused one; nothing but the layers' products."""
+    folder = write_language_model(tmp_path, {name: tensor.to(stored) for name, tensor in tiny_weights(4).items()})
+    exact, int8 = load(folder), load_network(folder, CPU, torch.float32, int8=True)
+    for name, weight in parameters(exact).items():
+        kept = parameters(int8)[name]
+        if name.startswith("layers.") and "norm" not in name:
+            numbers, scales = quantize_rows(weight)
+            assert torch.equal(kept, numbers), name
+            assert torch.equal(int8.get_submodule(name.removesuffix(".weight")).scales, scales), name
+        else:
+            assert torch.equal(kept, weight), name
+    assert weight_bytes(int8) < weight_bytes(exact)
+
+
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
 def test_types_are_converted(
@@ -183,9 +200,9 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_allocated(
 def only_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on a network with real weights is a failure."""
 
-    def build(config: Any, device: torch.device, dtype: torch.dtype) -> HiggsNetwork:
+    def build(config: Any, device: torch.device, *how: Any, **kept: Any) -> HiggsNetwork:
         assert device.type == "meta"
-        return HiggsNetwork(config, device, dtype)
+        return HiggsNetwork(config, device, *how, **kept)
 
     monkeypatch.setattr(checkpoint, "HiggsNetwork", build)
 
@@ -204,13 +221,20 @@ def test_too_little_memory_is_told_in_numbers(tmp_path: Path, monkeypatch: pytes
     checkpoint.check_memory(10**18, CPU)
 
 
+def test_a_gpu_that_is_too_small_is_shown_the_smaller_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_free_bytes", lambda _: 8_000_000_000)
+    with pytest.raises(LoadError, match=r"on cuda and 8\.0 GB are free: .*--quantization int8") as error:
+        checkpoint.check_memory(11_000_000_000, torch.device("cuda"))
+    assert "--quantization int8" in error.value.zh
+
+
 def test_memory_that_is_refused_after_all_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of this process (ulimit -v) shows in no figure of the machine's."""
 
-    def build(config: Any, device: torch.device, dtype: torch.dtype) -> HiggsNetwork:
+    def build(config: Any, device: torch.device, *how: Any, **kept: Any) -> HiggsNetwork:
         if device.type != "meta":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return HiggsNetwork(config, device, dtype)
+        return HiggsNetwork(config, device, *how, **kept)
 
     monkeypatch.setattr(checkpoint, "HiggsNetwork", build)
     with pytest.raises(LoadError, match=r"need 0\.0 GB on cpu and less is free") as error:

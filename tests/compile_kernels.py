@@ -28,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from higgs_server.backends.higgs_v2.config import HiggsConfig
-from higgs_server.backends.higgs_v2.fused import FusedDecode
+from higgs_server.backends.higgs_v2.fused import FusedSteps
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.engine.draw_kernel import draw
 from higgs_server.engine.sampler import SamplerState
@@ -94,11 +94,14 @@ def resources(cubin: bytes) -> dict[str, int]:
 def step(config: HiggsConfig, batch: int, length: int, *, int8: bool) -> None:
     """A decode step on tensors that are not there."""
     network = HiggsNetwork(config, META, torch.bfloat16, int8=int8)
-    decode = FusedDecode(network)
-    decode._processors = 132
+    fused = FusedSteps(network)
+    fused._processors = 132
     cache = network.new_kv_cache(batch, 4096)
     rows = torch.zeros(batch, config.num_codebooks, dtype=torch.int64, device=META)
-    logits = decode(cache, rows, torch.zeros(batch, dtype=torch.int64, device=META), length)
+    logits = fused.decode(cache, rows, torch.zeros(batch, dtype=torch.int64, device=META), length)
+    if batch > 1:
+        token_ids = torch.zeros(batch * 16, dtype=torch.int64, device=META)
+        fused.read_text(cache, token_ids, torch.zeros(3, dtype=torch.int64, device=META))
     code_format = CodeFormat.of(network)
     draw(SamplerState.new(batch, code_format, META), logits, code_format, config.codebook_size)
 

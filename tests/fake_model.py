@@ -25,8 +25,8 @@ class FakeModel:
     stream_bos_id = 30
     stream_eos_id = 31
 
-    def __init__(self, max_positions: int = 4096) -> None:
-        self.max_positions = max_positions
+    def __init__(self, max_positions: int = 4096, text_rows: int = 0) -> None:
+        self.max_positions, self.text_rows = max_positions, text_rows
         self.device = torch.device("cpu")
         self.dtype = torch.float64
 
@@ -47,6 +47,12 @@ class FakeModel:
         for part in (0, 1):
             kv_cache[0, part, :batch, 0, :, 0].scatter_(1, positions[:, None], values[:, None])
         return self._logits(kv_cache[:, :, :batch, :, :max_len], positions)
+
+    def read_text(self, kv_cache: torch.Tensor, token_ids: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        slot, start, count = place.tolist()
+        assert 0 < count <= len(token_ids) <= self.text_rows
+        kv_cache[0, :, slot, 0, start : start + count, 0] = token_ids[:count].to(self.dtype)
+        return token_ids
 
     @staticmethod
     def _text(run: TextRun) -> torch.Tensor:

@@ -29,6 +29,7 @@ class ScriptedModel:
         self.num_codebooks, self.codebook_size = model.num_codebooks, model.codebook_size
         self.stream_bos_id, self.stream_eos_id = model.stream_bos_id, model.stream_eos_id
         self.max_positions, self.device, self.dtype = model.max_positions, model.device, model.dtype
+        self.text_rows = model.text_rows
         self.ends: dict[int, tuple[int, int]] = {}
         self.breaks: dict[int, int] = {}
         self.constant: set[int] = set()
@@ -36,7 +37,7 @@ class ScriptedModel:
         self.fail_decode: set[int] = set()
         self.on_call: Callable[[str], None] = lambda name: None
         self.prefilled: list[tuple[int, int, int]] = []
-        """(slot, start, stop) of every prefill call."""
+        """(slot, start, stop) of every prefill call, and of text that is read."""
         self.decoded: list[int] = []
         """The batch of every decode call."""
         self._first_tokens: dict[int, int] = {}
@@ -55,6 +56,17 @@ class ScriptedModel:
             raise RuntimeError("no such prompt")
         self._follow_script(slot, stop - 1, logits, kv_cache)
         return logits
+
+    def read_text(self, kv_cache: torch.Tensor, token_ids: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        slot, start, count = place.tolist()
+        self.prefilled.append((slot, start, start + count))
+        self.on_call("prefill")
+        if start == 0:
+            self._first_tokens[slot] = int(token_ids[0])
+        result = self._model.read_text(kv_cache, token_ids, place)
+        if self._first_tokens.get(slot) in self.fails:
+            raise RuntimeError("no such prompt")
+        return result
 
     def decode(self, kv_cache: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, max_len: int) -> torch.Tensor:
         self.decoded.append(len(rows))

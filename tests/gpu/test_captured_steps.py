@@ -48,9 +48,9 @@ def network(request: pytest.FixtureRequest) -> HiggsNetwork:
     network = load_network(CHECKPOINT, torch.device(device), torch.float32)
     network.row_by_row = False
     if fused:
-        from higgs_server.backends.higgs_v2.fused import FusedDecode
+        from higgs_server.backends.higgs_v2.fused import FusedSteps
 
-        network.fused_decode = FusedDecode(network)
+        network.fused = FusedSteps(network)
     return network
 
 

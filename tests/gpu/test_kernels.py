@@ -12,21 +12,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from devices import DEVICES
-from higgs_server.backends.higgs_v2.attention_kernel import attend, splits_of
+from higgs_server.backends.higgs_v2.attention_kernel import attend, attend_run, splits_of
 from higgs_server.backends.higgs_v2.checkpoint import load_network
 from higgs_server.backends.higgs_v2.config import HiggsConfig
-from higgs_server.backends.higgs_v2.fused import FusedDecode
+from higgs_server.backends.higgs_v2.fused import FusedSteps
 from higgs_server.backends.higgs_v2.kernels import embed, norm, product
 from higgs_server.backends.higgs_v2.network import HiggsNetwork, Norm
 from higgs_server.backends.higgs_v2.projection import Projection
 from higgs_server.backends.higgs_v2.quantize import quantize_rows
+from higgs_server.engine import draw_kernel
+from higgs_server.engine.interface import AudioRun, TextRun
+from higgs_server.engine.runner import Runner, Ticket
+from higgs_server.engine.scheduler import Piece
+from higgs_server.engine.sequence import Sequence
 from higgs_server.engine.trial import tried
+from higgs_server.types import SamplingParams
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "higgs-v2-tiny-original"
 COMPILE = Path(__file__).parents[1] / "compile_kernels.py"
@@ -136,6 +143,32 @@ def test_attention_over_each_slots_own_past(device: torch.device, heads: int, kv
     assert torch.equal(values.nan_to_num(9), kept_values.nan_to_num(9))
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1)])
+@pytest.mark.parametrize(("start", "count", "rows"), [(0, 1, 32), (0, 40, 64), (63, 33, 40), (200, 64, 64)])
+def test_attention_of_a_run(device: torch.device, heads: int, kv_heads: int, start: int, count: int, rows: int) -> None:
+    """Each row sees what was there and the run up to itself; what fills the run up is written nowhere."""
+    size, length, end = 16, 300, start + count
+    keys, values = (numbers(device, 3, kv_heads, length, size, seed=seed) for seed in (1, 2))
+    keys[1, :, start:], values[1, :, start:] = torch.nan, torch.nan
+    kept_keys, kept_values = keys.clone(), values.clone()
+    qkv, angles = numbers(device, rows, heads + 2 * kv_heads, size), numbers(device, length, size // 2, seed=3)
+    cos, sin = angles[start:end, None].cos(), angles[start:end, None].sin()
+    first, second = qkv[:count, : heads + kv_heads].chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).transpose(0, 1)
+    kept_keys[1, :, start:end] = turned[heads:]
+    kept_values[1, :, start:end] = qkv[:count, heads + kv_heads :].transpose(0, 1)
+    past = (kept[1, :, :end].repeat_interleave(heads // kv_heads, 0) for kept in (kept_keys, kept_values))
+    seen = torch.arange(end, device=device) <= torch.arange(start, end, device=device)[:, None]
+    expected = F.scaled_dot_product_attention(turned[:heads], *past, attn_mask=seen).transpose(0, 1).flatten(1)
+
+    place = torch.tensor([1, start, count], device=device)
+    result = attend_run(qkv, angles.cos(), angles.sin(), keys, values, place, kv_heads)
+    assert result.shape == (rows, heads * size)
+    assert difference(result[:count], expected) < 2e-6
+    assert torch.allclose(keys, kept_keys, atol=1e-6, equal_nan=True), "the run's keys are written, and nothing else is"
+    assert torch.equal(values.nan_to_num(9), kept_values.nan_to_num(9))
+
+
 def test_a_past_is_split_while_that_makes_use_of_the_gpu() -> None:
     assert splits_of(programs=8, max_len=256, processors=132) == 1, "too short"
     assert splits_of(programs=8, max_len=2048, processors=132) == 8
@@ -149,7 +182,9 @@ def test_a_past_is_split_while_that_makes_use_of_the_gpu() -> None:
 
 def a_network(device: torch.device, *, int8: bool = False) -> HiggsNetwork:
     """Smaller than the smallest checkpoint: an interpreter takes its time."""
-    config = replace(HiggsConfig.from_folder(CHECKPOINT), num_layers=2, codebook_size=70)
+    config = replace(
+        HiggsConfig.from_folder(CHECKPOINT), num_layers=2, codebook_size=70, stream_bos_id=68, stream_eos_id=69
+    )
     network = HiggsNetwork(config, device, FLOAT32, int8=int8)
     network.row_by_row = False
     for seed, parameter in enumerate(network.parameters()):
@@ -164,7 +199,7 @@ def a_network(device: torch.device, *, int8: bool = False) -> HiggsNetwork:
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_fused_step_is_the_networks_step(device: torch.device, int8: bool) -> None:
     network = a_network(device, int8=int8)
-    fused = FusedDecode(network)
+    fused = FusedSteps(network)
     for batch, length in ((1, 256), (1, 600), (5, 600)):
         cache = numbers(device, *network.new_kv_cache(batch, 600).shape)
         rows = torch.randint(70, (batch, 8), generator=torch.Generator().manual_seed(batch)).to(device)
@@ -172,9 +207,61 @@ def test_a_fused_step_is_the_networks_step(device: torch.device, int8: bool) -> 
         ours, plain = cache.clone(), cache.clone()
         with torch.inference_mode():
             result, expected = (decode(kept, rows, positions, length) for decode, kept in
-                                ((fused, ours), (network.decode, plain)))  # fmt: skip
+                                ((fused.decode, ours), (network.decode, plain)))  # fmt: skip
         assert difference(result, expected) < 1e-5
         assert torch.allclose(ours, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_text_is_read_as_the_network_reads_it(device: torch.device, int8: bool) -> None:
+    network = a_network(device, int8=int8)
+    fused = FusedSteps(network)
+    text = torch.randint(network.config.vocab_size, (40,), generator=torch.Generator().manual_seed(1))
+    cache = numbers(device, *network.new_kv_cache(3, 200).shape)
+    ours, plain = cache.clone(), cache.clone()
+    with torch.inference_mode():
+        fused.read_text(ours, F.pad(text, (0, 24)).to(device), torch.tensor([2, 77, 40], device=device))
+    network.prefill(plain, 2, 77, [TextRun(text.numpy())])
+    assert torch.allclose(ours, plain, atol=1e-5)
+    assert not torch.equal(plain, cache)
+
+
+def test_utterances_are_the_same_by_kernels(device: torch.device) -> None:
+    """Prompts read as text and not, kept prefixes, padded and captured steps, rows drawn by kernels."""
+    plain = a_network(device)
+    fused = a_network(device)
+    fused.fused = FusedSteps(fused)
+    spoken = []
+    for network in (plain, fused):
+        runner = Runner(network, slots=4, max_len=300, prefix_bytes=1 << 20)
+        runner.padded = True
+        if network is fused:
+            runner._draw = draw_kernel.draw
+        sequences = []
+        for slot, (length, prefix_len) in enumerate([(9, 0), (50, 7), (50, 7), (3, 0)]):
+            dice = np.random.default_rng(length)
+            clip = [AudioRun(dice.integers(0, 60, (5, 8)))] if slot == 3 else []
+            begin = AudioRun(np.full((1, 8), network.stream_bos_id))
+            runs = [TextRun(dice.integers(0, 200, length)), *clip, TextRun(dice.integers(0, 200, 4)), begin]
+            sampling = SamplingParams(seed=slot, max_new_tokens=13, temperature=0.0, ras_win_len=0)
+            sequence = Sequence(runs, sampling, runner.format, prefix_len=prefix_len)
+            sequence.slot = slot
+            sequences.append(sequence)
+            while sequence.prefilling:
+                stop = sequence.next_cut(sequence.prefilled, 40)
+                if ticket := runner.prefill(Piece(sequence, sequence.prefilled, stop)):
+                    take(runner, ticket)
+        while drawing := [each for each in sequences if each.drawing]:
+            take(runner, runner.decode(drawing, sequences))
+        assert runner.prefixes.hits == 1
+        spoken.append([sequence.rows.tolist() for sequence in sequences])
+    assert spoken[0] == spoken[1]
+
+
+def take(runner: Runner, ticket: Ticket) -> None:
+    for sequence, row in runner.read(ticket):
+        assert row is not None
+        sequence.append(row)
 
 
 def test_weights_in_8_bits_are_close_to_those_they_stand_for(device: torch.device) -> None:
@@ -195,11 +282,11 @@ def test_weights_in_8_bits_are_close_to_those_they_stand_for(device: torch.devic
 def test_kernels_are_tried_before_they_are_trusted(device: torch.device, caplog: pytest.LogCaptureFixture) -> None:
     network = a_network(device, int8=True)
     with caplog.at_level(logging.WARNING):
-        assert tried("Steps run", lambda: FusedDecode.tried(network)) is not None
+        assert tried("Steps run", lambda: FusedSteps.tried(network)) is not None
     assert not caplog.records
 
 
-@pytest.mark.parametrize("part", ["embed", "attend", "product"])
+@pytest.mark.parametrize("part", ["embed", "attend", "attend_run", "product"])
 def test_a_kernel_that_computes_something_else_is_found_out(
     device: torch.device, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,7 +300,7 @@ def test_a_kernel_that_computes_something_else_is_found_out(
 
     monkeypatch.setattr(f"{module}.{part}", wrong)
     with caplog.at_level(logging.WARNING):
-        assert tried("Steps run", lambda: FusedDecode.tried(a_network(device))) is None
+        assert tried("Steps run", lambda: FusedSteps.tried(a_network(device))) is None
     assert caplog.messages == ["Steps run without kernels of their own, slower: their results differ from PyTorch's"]
 
 
@@ -222,7 +309,7 @@ def test_a_key_that_is_not_written_is_found_out(device: torch.device, monkeypatc
         return attend(qkv, cos, sin, keys.clone(), *others)
 
     monkeypatch.setattr("higgs_server.backends.higgs_v2.fused.attend", forgetful)
-    assert FusedDecode.tried(a_network(device)) is None
+    assert FusedSteps.tried(a_network(device)) is None
 
 
 def test_a_trial_that_fails_says_why(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +333,7 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> Non
     command = [sys.executable, str(COMPILE), "80", "90"]
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     compiled = [json.loads(line) for line in said.splitlines()]
-    layers = {"_embed", "_one_row", "_rows", "_norm", "_gate", "_attend", "_join"}
+    layers = {"_embed", "_one_row", "_rows", "_norm", "_gate", "_attend", "_join", "_write_run", "_attend_run"}
     assert {line["kernel"] for line in compiled} == layers | {"_draw_codes", "_move_on"}
     assert {line["sm"] for line in compiled} == {80, 90}
     for line in compiled:

@@ -94,8 +94,8 @@ Run = TextRun | AudioRun
 class FrameModel(Protocol):
     """A network that predicts the next audio row, as the runner sees it.
 
-    The KV cache is one tensor [layers, 2, slots, kv_heads, max_len, head_dim] and a batch row is a slot. Neither
-    call waits for the device.
+    The KV cache is one tensor [layers, 2, slots, kv_heads, max_len, head_dim] and a batch row is a slot. No call waits
+    for the device.
     """
 
     num_codebooks: int
@@ -122,6 +122,17 @@ class FrameModel(Protocol):
         rows: int64 [B, codebooks], the rows sampled last; positions: int64 [B], where each is written; max_len: the
         length of cache to look at, more than any position in use. A row that is not in use stands at position 0 and
         its result means nothing. Returns logits float32 [B, codebooks, codebook_size].
+        """
+
+    @property
+    def text_rows(self) -> int:
+        """Rows that `read_text` takes at most; 0 where the model has no such call."""
+
+    def read_text(self, kv_cache: torch.Tensor, token_ids: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Like `prefill` of a run of text, for a captured graph: token_ids int64 [n], place int64 [3] on the device.
+
+        place: the slot, the position of the first token, and how many of the n there are; those behind them only fill
+        up. What is returned means nothing.
         """
 
 

@@ -15,7 +15,7 @@ import torch
 
 from higgs_server.engine.graphs import CapturedSteps, CudaCapture
 from higgs_server.engine.guard import Frame
-from higgs_server.engine.interface import FrameModel
+from higgs_server.engine.interface import FrameModel, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
 from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.sampler import SamplerState, draw, reach_of
@@ -25,6 +25,8 @@ from higgs_server.engine.trial import tried
 
 LEAST_LENGTH = 256
 """The smallest length bucket of a decode step, in positions."""
+LEAST_TEXT = 32
+"""The smallest bucket of text that is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,18 @@ class Runner:
         """Whether batch and length are rounded up to buckets, which captured graphs need and which costs work."""
         self.step: Callable[[int, int, int], torch.Tensor] = self._step
         """`_step` for a batch, a length and a reach of the sampler; on CUDA a captured graph for each combination."""
+        self.read_text: Callable[[int], torch.Tensor] = self._read_text
+        """`_read_text` for a number of rows, likewise."""
         self._draw = draw
         if on_cuda:
             self.step = CapturedSteps(self._step, CudaCapture())
+            self.read_text = CapturedSteps(self._read_text, CudaCapture())
             self._draw = tried("Codes are drawn", partial(_fused_draw, model)) or draw
         self._model = model
         with torch.inference_mode():
             self._cache = KVCache(model, slots, max_len)
             self._state = SamplerState.new(slots, self.format, model.device)
+            self._text = torch.zeros(3 + model.text_rows, dtype=torch.int64, device=model.device)
         self.prefixes = PrefixCache(prefix_bytes, prefix_files)
         self._keys: dict[Sequence, bytes] = {}
 
@@ -82,6 +88,9 @@ class Runner:
     def prefill(self, piece: Piece) -> Ticket | None:
         """Runs a piece of a prompt; the last piece also draws row 1 and returns its ticket.
 
+        Of a piece that the model reads as text, the row that begins the answer is left to the next decode step, which
+        reads the weights of audio anyway, and draws row 1 then.
+
         With the first piece the prefix is looked up, and copied if another sequence left it here. Pieces come in the
         order of admission, so of many with a new voice only the first computes it.
         """
@@ -92,8 +101,13 @@ class Runner:
             self._reuse_prefix(sequence, slot)
         if piece.stop <= sequence.prefilled:
             return None
-        runs = slice_runs(sequence.runs, piece.start, piece.stop)
-        logits = self._model.prefill(self._cache.tensor, slot, piece.start, runs)
+        logits = None
+        if (text := self._text_of(piece)) is None:
+            runs = slice_runs(sequence.runs, piece.start, piece.stop)
+            logits = self._model.prefill(self._cache.tensor, slot, piece.start, runs)
+        elif text:
+            self._to_device([slot, piece.start, len(text), *text])
+            self.read_text(bucket(len(text), LEAST_TEXT, self._model.text_rows))
         sequence.prefilled = piece.stop
         if piece.completes_prefix and (key := self._keys.pop(sequence, None)) is not None:
             self.prefixes.put(key, self._cache.copy_out(slot, piece.stop))
@@ -101,8 +115,28 @@ class Runner:
             self._state.park(slot, piece.stop)
             return None
         self._state.start(slot, sequence.sampling, sequence.row_limit, piece.stop - 1, self._model.codebook_size)
+        if logits is None:
+            self._state.codes[slot] = self.format.bos
+            return None
         drawn = self._draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
         return self._send(drawn, [sequence], [0])
+
+    def _text_of(self, piece: Piece) -> list[int] | None:
+        """A piece's tokens, if it is text but for the row that begins the answer, and the model reads such pieces."""
+        stop = piece.stop - piece.completes_prompt
+        runs = slice_runs(piece.sequence.runs, piece.start, stop)
+        if stop - piece.start > self._model.text_rows or not self._model.text_rows:
+            return None
+        if not all(isinstance(run, TextRun) for run in runs):
+            return None
+        return [token for run in runs if isinstance(run, TextRun) for token in run.token_ids.tolist()]
+
+    def _to_device(self, numbers: list[int]) -> None:
+        """Where `_read_text` looks for them."""
+        sent = torch.tensor(numbers)
+        if self._text.is_cuda:
+            sent = sent.pin_memory()
+        self._text[: len(sent)].copy_(sent, non_blocking=True)
 
     def _reuse_prefix(self, sequence: Sequence, slot: int) -> None:
         length = sequence.prefix_len
@@ -135,6 +169,10 @@ class Runner:
         state = self._state.view(0, batch)
         logits = self._model.decode(self._cache.tensor, state.codes, state.position, length)
         return self._draw(state, logits, self.format, reach)
+
+    def _read_text(self, rows: int) -> torch.Tensor:
+        """For given arguments, tensors of fixed shape and place."""
+        return self._model.read_text(self._cache.tensor, self._text[3 : 3 + rows], self._text[:3])
 
     def _reach(self, sequences: Several[Sequence]) -> int:
         return max(reach_of(sequence.sampling, self._model.codebook_size) for sequence in sequences)
@@ -192,6 +230,6 @@ class Runner:
         """Gives the device's memory back, also where clients still hold on to the engine. Nothing runs afterwards.
 
         Idempotent."""
-        for part in ("step", "_cache", "_state", "_model"):
+        for part in ("step", "read_text", "_cache", "_state", "_model"):
             self.__dict__.pop(part, None)
         self.prefixes.clear()

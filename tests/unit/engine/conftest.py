@@ -34,11 +34,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["fake", *RUNNERS])
+@pytest.fixture(scope="session", params=["fake", "fake that reads text", *RUNNERS])
 def network(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> FrameModel:
     """What a row would be if nothing happened: of no test's own, and the same for all."""
-    if request.param == "fake":
-        return FakeModel()
+    if request.param.startswith("fake"):
+        return FakeModel(text_rows=100 if "text" in request.param else 0)
     return network_of(checkpoint, request.param, tmp_path_factory.mktemp("packed"))
 
 

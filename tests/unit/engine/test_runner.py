@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fake_model import FakeModel, prompt
-from higgs_server.engine.interface import FrameModel
+from higgs_server.engine.interface import AudioRun, FrameModel, TextRun
 from higgs_server.engine.runner import Runner
 from higgs_server.engine.scheduler import Piece
 from higgs_server.engine.sequence import Sequence
@@ -65,6 +65,41 @@ def test_a_prompt_in_pieces_gives_the_same_rows_as_in_one() -> None:
         seq = begin(sequence(runner, 1, 2, 3, 4), 0)
         prefill(runner, seq, piece)
         assert finish(runner, seq) == [expected]
+
+
+@pytest.mark.parametrize("text_rows", [0, 3, 100])
+def test_text_that_is_read_at_once_gives_the_same_rows(text_rows: int) -> None:
+    """Whether a piece is text, too long for that, or no text at all; the first row is then drawn by a decode step."""
+    begin_row = AudioRun(np.full((1, 8), FakeModel.stream_bos_id))
+    clip = AudioRun(np.random.default_rng(0).integers(0, 30, (3, 8)))
+    prompts = [
+        [TextRun(np.array([1, 2, 3, 4, 5])), begin_row],
+        [TextRun(np.array([1, 2])), TextRun(np.array([3])), begin_row],
+        [TextRun(np.array([1, 2])), clip, TextRun(np.array([3])), begin_row],
+        [begin_row],
+    ]
+    for runs in prompts:
+        rows = []
+        for model, piece in ((FakeModel(), 1000), *((FakeModel(text_rows=text_rows), piece) for piece in (1, 2, 1000))):
+            runner = new(model)
+            seq = Sequence(runs, SamplingParams(seed=1, max_new_tokens=12), runner.format)
+            begin(seq, 2)
+            while seq.prefilling:
+                if ticket := runner.prefill(Piece(seq, seq.prefilled, seq.next_cut(seq.prefilled, piece))):
+                    take(runner, ticket)
+            rows.append(finish(runner, seq))
+        assert rows == [rows[0]] * len(rows)
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(1, 32), (32, 32), (33, 64), (70, 70)])
+def test_text_is_read_in_few_sizes(tokens: int, read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = new(FakeModel(text_rows=70))
+    sizes: list[int] = []
+    monkeypatch.setattr(runner, "read_text", lambda rows: (sizes.append(rows), runner._read_text(rows))[1])
+    runs = [TextRun(np.arange(tokens)), AudioRun(np.full((1, 8), FakeModel.stream_bos_id))]
+    seq = begin(Sequence(runs, SamplingParams(seed=1, max_new_tokens=3), runner.format), 0)
+    assert runner.prefill(Piece(seq, 0, tokens + 1)) is None
+    assert sizes == [read]
 
 
 def test_decode_steps_between_the_pieces_of_a_neighbours_prompt_do_it_no_harm() -> None:

@@ -1,9 +1,10 @@
-"""Attention of one new position a slot over its own past, on an NVIDIA GPU.
+"""Attention of new positions over their own past, on an NVIDIA GPU: of one in every slot, or of a run in one slot.
 
-Rotary embedding, the write of the new key and value, and attention are one Triton kernel. A slot's past is split among
-several programs where there are fewer slots than would keep the GPU busy (Flash-Decoding, Dao et al. 2023), and a
-second kernel joins what they found. Every program reads its slot's length on the device, so no one pays for the
-longest. Knows no layer and no model; nothing here looks at a value on the host.
+Of one in every slot, rotary embedding, the write of the new key and value, and attention are one Triton kernel. A
+slot's past is split among several programs where there are fewer slots than would keep the GPU busy (Flash-Decoding,
+Dao et al. 2023), and a second kernel joins what they found. In a run each position needs the keys of others, so these
+are written by a kernel that comes first. Where things stand is read on the device: nobody pays for the longest slot,
+and a captured graph serves every place. Knows no layer and no model; nothing here looks at a value on the host.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 
 _LEAST_GROUP = 16
 """Tensor cores multiply no fewer rows."""
+_RUN_ROWS = 32
 _BLOCK = 64
+_LOG2_E = 1.4426950408889634
 _MOST_SPLITS = 32
 _LEAST_SPLIT = 256
 """Fewer positions are not worth a program of their own and a place in the sum afterwards."""
@@ -154,10 +157,102 @@ def attend(
         maxima, sums = (torch.empty(batch * heads, splits, device=qkv.device) for _ in range(2))
     _attend[(kv_heads, batch, splits)](
         qkv, cos, sin, keys, values, positions, parts, maxima, sums, splits,
-        size**-0.5 * 1.4426950408889634, keys.stride(0), keys.stride(1),
+        size**-0.5 * _LOG2_E, keys.stride(0), keys.stride(1),
         HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=_BLOCK, SPLIT=splits > 1,
         GROUP=max(_LEAST_GROUP, triton.next_power_of_2(heads // kv_heads)), num_warps=4, num_stages=2,
     )  # fmt: skip
     if splits > 1:
         _join[(batch * heads,)](parts, maxima, sums, out, splits, MOST=_MOST_SPLITS, SIZE=size, num_warps=4)
+    return out
+
+
+@triton.jit
+def _write_run(
+    qkv, cos, sin, keys, values, place, slot_stride, head_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    dtype = qkv.dtype.element_ty
+    number, head, side = tl.program_id(0), tl.arange(0, WIDE), tl.arange(0, HALF)
+    slot, position = tl.load(place), tl.load(place + 1) + number
+    if number < tl.load(place + 2):
+        own_cos = tl.load(cos + position * HALF + side).to(tl.float32)[None, :]
+        own_sin = tl.load(sin + position * HALF + side).to(tl.float32)[None, :]
+        spot = qkv + (number * (HEADS + 2 * KV_HEADS) + head)[:, None] * 2 * HALF + side[None, :]
+        known = (head < HEADS + 2 * KV_HEADS)[:, None]
+        old_first, old_second = tl.load(spot, mask=known, other=0.0), tl.load(spot + HALF, mask=known, other=0.0)
+        first, second = _turn(old_first.to(tl.float32), old_second.to(tl.float32), own_cos, own_sin, dtype)
+        query = (head < HEADS)[:, None]
+        tl.store(spot, first, mask=query)
+        tl.store(spot + HALF, second, mask=query)
+        here = slot * slot_stride + position * 2 * HALF + side[None, :]
+        spot = keys + here + (head - HEADS)[:, None] * head_stride
+        key = ((head >= HEADS) & (head < HEADS + KV_HEADS))[:, None]
+        tl.store(spot, first, mask=key)
+        tl.store(spot + HALF, second, mask=key)
+        spot = values + here + (head - HEADS - KV_HEADS)[:, None] * head_stride
+        value = (head >= HEADS + KV_HEADS)[:, None] & known
+        tl.store(spot, old_first, mask=value)
+        tl.store(spot + HALF, old_second, mask=value)
+
+
+@triton.jit
+def _attend_run(
+    qkv, keys, values, place, out, rows, scale, slot_stride, head_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    dtype = qkv.dtype.element_ty
+    head, number, side = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, HALF)
+    slot, start, count = tl.load(place), tl.load(place + 1).to(tl.int32), tl.load(place + 2).to(tl.int32)
+    known = (number < rows)[:, None]
+    row = qkv + (number * (HEADS + 2 * KV_HEADS) + head)[:, None] * 2 * HALF + side[None, :]
+    query_first, query_second = tl.load(row, mask=known, other=0.0), tl.load(row + HALF, mask=known, other=0.0)
+    own = slot * slot_stride + (head // (HEADS // KV_HEADS)) * head_stride
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sum_first = tl.zeros((ROWS, HALF), tl.float32)
+    sum_second = tl.zeros((ROWS, HALF), tl.float32)
+    # Rows that only fill the run up see what the last one sees, and mean nothing.
+    end = start + tl.minimum(count, (tl.program_id(1) + 1) * ROWS)
+    for begin in range(0, end, BLOCK):
+        past = begin + tl.arange(0, BLOCK)
+        there = (past < end)[:, None]
+        spot = own + past[:, None] * 2 * HALF + side[None, :]
+        scores = _along(query_first, tl.load(keys + spot, mask=there, other=0.0), tl.zeros((ROWS, BLOCK), tl.float32))
+        scores = _along(query_second, tl.load(keys + spot + HALF, mask=there, other=0.0), scores) * scale
+        seen = (past[None, :] <= (start + number)[:, None]) & (past < end)[None, :]
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        faded = tl.exp2(highest - higher)
+        weights = tl.exp2(scores - higher[:, None])
+        total = total * faded + tl.sum(weights, axis=1)
+        weights = weights.to(dtype)
+        first = tl.load(values + spot, mask=there, other=0.0)
+        second = tl.load(values + spot + HALF, mask=there, other=0.0)
+        sum_first = tl.dot(weights, first, sum_first * faded[:, None], input_precision="ieee")
+        sum_second = tl.dot(weights, second, sum_second * faded[:, None], input_precision="ieee")
+        highest = higher
+    row = out + (number * HEADS + head)[:, None] * 2 * HALF + side[None, :]
+    tl.store(row, (sum_first / total[:, None]).to(dtype), mask=known)
+    tl.store(row + HALF, (sum_second / total[:, None]).to(dtype), mask=known)
+
+
+def attend_run(
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, place: Tensor, kv_heads: int
+) -> Tensor:
+    """qkv [n, heads + 2 * kv_heads, head_dim], not rotated yet (it is, afterwards), of a run -> [n, heads * head_dim].
+
+    place: int64 [3], the slot, the position of the first row, and how many rows there are; those behind them fill the
+    run up, are not written, and mean nothing. The rest is as for `attend`.
+    """
+    count, rows, size = qkv.shape
+    heads = rows - 2 * kv_heads
+    out = qkv.new_empty(count, heads * size)
+    shape = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": size // 2}
+    strides = keys.stride(0), keys.stride(1)
+    wide = triton.next_power_of_2(rows)
+    _write_run[(count,)](qkv, cos, sin, keys, values, place, *strides, **shape, WIDE=wide, num_warps=4)
+    _attend_run[(heads, triton.cdiv(count, _RUN_ROWS))](
+        qkv, keys, values, place, out, count, size**-0.5 * _LOG2_E, *strides,
+        **shape, ROWS=_RUN_ROWS, BLOCK=_BLOCK, num_warps=4, num_stages=2,
+    )  # fmt: skip
     return out

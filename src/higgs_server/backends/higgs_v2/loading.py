@@ -18,7 +18,7 @@ from higgs_server.engine.trial import tried
 from higgs_server.types import LoadError, LoadOptions, Progress
 
 if TYPE_CHECKING:
-    from higgs_server.backends.higgs_v2.fused import FusedDecode
+    from higgs_server.backends.higgs_v2.fused import FusedSteps
 
 _WORTH_QUANTIZING = 500_000_000
 """Weights above which a CPU waits for memory."""
@@ -38,14 +38,14 @@ def load_model(
     network = load_network(folder, device, choose_dtype(dtype, device, folder), progress, int8=int8)
     if device.type == "cuda":
         progress("trying kernels", 1.0)
-        network.fused_decode = tried("Decode steps run", lambda: _fused(network))
+        network.fused = tried("Decode steps run", lambda: _fused(network))
     return network
 
 
-def _fused(network: HiggsNetwork) -> FusedDecode | None:
-    from higgs_server.backends.higgs_v2.fused import FusedDecode
+def _fused(network: HiggsNetwork) -> FusedSteps | None:
+    from higgs_server.backends.higgs_v2.fused import FusedSteps
 
-    return FusedDecode.tried(network)
+    return FusedSteps.tried(network)
 
 
 def choose_quantization(options: LoadOptions, device: torch.device, folder: Path) -> Quantization:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.projection import ROWS_ONE_BY_ONE, Projection
 from higgs_server.engine.interface import Run, TextRun
+
+if TYPE_CHECKING:
+    from higgs_server.backends.higgs_v2.fused import FusedSteps
+
+TEXT_ROWS = 512
+"""More text than the engine reads at once on a GPU."""
 
 # (layer, query [n, heads, head_dim], key and value [n, kv_heads, head_dim]) -> [n, heads * head_dim]
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -86,8 +92,8 @@ class HiggsNetwork(nn.Module):
 
     prefix_folder: Path | None = None
     """Where kept prefixes outlive the process, if anywhere."""
-    fused_decode: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
-    """Takes the place of `decode` where there is one (see fused.py)."""
+    fused: FusedSteps | None = None
+    """Its steps in few kernels, where there are any (see fused.py)."""
 
     def __init__(self, config: HiggsConfig, device: torch.device, dtype: torch.dtype, *, int8: bool = False):
         """int8: the layers' products keep their weights in 8 bits; embeddings, norms and the head stay in `dtype`."""
@@ -148,14 +154,29 @@ class HiggsNetwork(nn.Module):
         float32 [B, codebooks, codebook_size]. On a CPU in fp32 a row's result does not depend on the others, to the
         bit.
         """
-        if self.fused_decode is not None:
-            return self.fused_decode(kv_cache, rows, positions, max_len)
+        if self.fused is not None:
+            return self.fused.decode(kv_cache, rows, positions, max_len)
         batch = len(rows)
         if self.row_by_row and batch > ROWS_ONE_BY_ONE:
             parts = [slice(i, i + ROWS_ONE_BY_ONE) for i in range(0, batch, ROWS_ONE_BY_ONE)]
             return torch.cat([self.decode(kv_cache[:, :, p], rows[p], positions[p], max_len) for p in parts])
         attend = self._attend_slots(kv_cache[:, :, :batch, :, :max_len], positions)
         return self._logits(self._layers(self._embed_rows(rows), positions, attend, 0))
+
+    @property
+    def text_rows(self) -> int:
+        """Rows that `read_text` takes at most; 0 where there are no kernels for it."""
+        return 0 if self.fused is None else TEXT_ROWS
+
+    @torch.inference_mode()
+    def read_text(self, kv_cache: Tensor, token_ids: Tensor, place: Tensor) -> Tensor:
+        """A run of text into the cache, with everything on the device: token_ids int64 [n], place int64 [3].
+
+        place: the slot, the position of the first token, and how many of the n there are; those behind them only fill
+        up. What is returned means nothing.
+        """
+        assert self.fused is not None
+        return self.fused.read_text(kv_cache, token_ids, place)
 
     def _to_device(self, ids: object) -> Tensor:
         tensor = torch.as_tensor(ids)

@@ -159,7 +159,19 @@ def test_captured_steps_give_the_rows_of_plain_ones(network: HiggsNetwork) -> No
     plain.padded, plain.lookahead, plain.step = True, 1, plain._step
     assert perform(captured, seed=2) == perform(plain, seed=2)
     shapes = shapes_of(captured)
-    assert [{shape[i] for shape in shapes} for i in range(3)] == [set(BATCHES), set(LENGTHS), set(REACHES)]
+    reaches = set(REACHES) if captured._draw is draw else {0}
+    assert [{shape[i] for shape in shapes} for i in range(3)] == [set(BATCHES), set(LENGTHS), reaches]
+
+
+def test_what_is_captured_at_the_start_is_all_that_default_parameters_need(network: HiggsNetwork) -> None:
+    captured, plain = (Runner(network, slots=SLOTS, max_len=MAX_LEN, prefix_bytes=1 << 20) for _ in range(2))
+    as_on_cuda(captured).capture()
+    plain.padded, plain.lookahead, plain.step = True, 1, plain._step
+    at_the_start = shapes_of(captured)
+    assert perform(captured, seed=3) == perform(plain, seed=3)
+    reach = captured._reach([SamplingParams()])
+    assert {shape for shape in shapes_of(captured) if shape[2] == reach} == at_the_start
+    assert len(at_the_start) == len(BATCHES) * len(LENGTHS)
 
 
 def test_every_request_among_many_gets_its_golden_rows(network: HiggsNetwork) -> None:

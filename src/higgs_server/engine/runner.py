@@ -19,9 +19,10 @@ from higgs_server.engine.interface import FrameModel, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
 from higgs_server.engine.prefix_files import PrefixFiles
 from higgs_server.engine.sampler import SamplerState, draw, reach_of
-from higgs_server.engine.scheduler import Piece, bucket
+from higgs_server.engine.scheduler import Piece, bucket, buckets
 from higgs_server.engine.sequence import CodeFormat, Sequence, slice_runs
 from higgs_server.engine.trial import tried
+from higgs_server.types import SamplingParams
 
 LEAST_LENGTH = 256
 """The smallest length bucket of a decode step, in positions."""
@@ -78,11 +79,27 @@ class Runner:
             self._text = torch.zeros(3 + model.text_rows, dtype=torch.int64, device=model.device)
         self.prefixes = PrefixCache(prefix_bytes, prefix_files)
         self._keys: dict[Sequence, bytes] = {}
+        if on_cuda:
+            self.capture()
 
     @property
     def max_len(self) -> int:
         """Positions a slot has."""
         return self._cache.max_len
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Runs every shape that default parameters can lead to, while nobody waits and all slots are free.
+
+        What is written for a free slot goes to position 0, and of an empty text nothing is.
+        """
+        reach = self._reach([SamplingParams()])
+        self._text[:3] = 0
+        for batch in buckets(1, self._cache.slots):
+            for length in buckets(LEAST_LENGTH, self.max_len):
+                self.step(batch, length, reach)
+        for rows in buckets(LEAST_TEXT, self._model.text_rows):
+            self.read_text(rows)
 
     @torch.inference_mode()
     def prefill(self, piece: Piece) -> Ticket | None:
@@ -118,7 +135,9 @@ class Runner:
         if logits is None:
             self._state.codes[slot] = self.format.bos
             return None
-        drawn = self._draw(self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence]))
+        drawn = self._draw(
+            self._state.view(slot, slot + 1), logits[None], self.format, self._reach([sequence.sampling])
+        )
         return self._send(drawn, [sequence], [0])
 
     def _text_of(self, piece: Piece) -> list[int] | None:
@@ -161,7 +180,7 @@ class Runner:
         length = 1 + max(other.position for other in running if other.slot is not None and other.slot < batch)
         if self.padded:
             length = bucket(length, LEAST_LENGTH, self.max_len)
-        drawn = self.step(batch, length, self._reach(sequences))
+        drawn = self.step(batch, length, self._reach([sequence.sampling for sequence in sequences]))
         return self._send(drawn, sequences, places)
 
     def _step(self, batch: int, length: int, reach: int) -> torch.Tensor:
@@ -174,8 +193,11 @@ class Runner:
         """For given arguments, tensors of fixed shape and place."""
         return self._model.read_text(self._cache.tensor, self._text[3 : 3 + rows], self._text[:3])
 
-    def _reach(self, sequences: Several[Sequence]) -> int:
-        return max(reach_of(sequence.sampling, self._model.codebook_size) for sequence in sequences)
+    def _reach(self, samplings: Several[SamplingParams]) -> int:
+        """How many codes are put in order: by kernels none."""
+        if self._draw is not draw:
+            return 0
+        return max(reach_of(sampling, self._model.codebook_size) for sampling in samplings)
 
     def _send(self, drawn: torch.Tensor, sequences: Several[Sequence], places: Several[int]) -> Ticket:
         """Starts the way of drawn rows to the host."""

@@ -39,6 +39,14 @@ def bucket(needed: int, least: int, most: int) -> int:
     return min(size, most)
 
 
+def buckets(least: int, most: int) -> list[int]:
+    """Every `bucket` there is; none where there is nothing at most."""
+    sizes: list[int] = []
+    while sizes[-1:] != [most] and most > 0:
+        sizes.append(bucket(sizes[-1] + 1 if sizes else 1, least, most))
+    return sizes
+
+
 class Scheduler:
     """Admits, batches and drops sequences.
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_model import prompt
-from higgs_server.engine.scheduler import Scheduler, bucket
+from higgs_server.engine.scheduler import Scheduler, bucket, buckets
 from higgs_server.engine.sequence import CodeFormat, Sequence
 from higgs_server.types import SamplingParams
 
@@ -63,6 +63,9 @@ def test_a_long_prompt_takes_several_steps_and_short_ones_share_one() -> None:
 def test_buckets() -> None:
     assert [bucket(n, 1, 12) for n in (1, 2, 3, 4, 5, 8, 9, 12)] == [1, 2, 4, 4, 8, 8, 12, 12]
     assert [bucket(n, 256, 2000) for n in (1, 256, 257, 1500)] == [256, 256, 512, 2000]
+    assert buckets(1, 12) == [1, 2, 4, 8, 12]
+    assert buckets(256, 2000) == [256, 512, 1024, 2000]
+    assert [buckets(256, most) for most in (0, 100, 256)] == [[], [100], [256]]
 
 
 @settings(derandomize=True, deadline=None, max_examples=80)

@@ -36,7 +36,7 @@ from true_shape import machine
 
 OUR_SIDE, THEIR_SIDE = (Path(__file__).with_name(name) for name in ("gpu_ours.py", "gpu_theirs.py"))
 PHASES = ("step", "batch", "int8", "codec", "profile", "memory", "http")
-OURS, PLAIN, INT8 = "higgs-audio-server", "without graphs", "int8"
+OURS, PLAIN, TORCH, INT8 = "higgs-audio-server", "without graphs", "without kernels", "int8"
 THEIRS = {"transformers": ("transformers", "dynamic"), "transformers, static cache": ("transformers", "static")}
 STEP = "one stream, ms a frame (real-time factor)"
 FRAME_MS = 40
@@ -97,7 +97,7 @@ class Bench(Table):
             ours.close()
         if "http" in phases:
             self.http()
-        self.print(OURS, PLAIN, INT8, *self.theirs)
+        self.print(OURS, PLAIN, TORCH, INT8, *self.theirs)
         print(f"\n{time.perf_counter() - began:.0f} s in all")
 
     def speaker(self, quantization: str) -> Peer:
@@ -110,18 +110,21 @@ class Bench(Table):
 
     def step(self, ours: Peer) -> None:
         """A few frames of one, a few of the other, and so on; the first turns are a warm-up."""
-        times: dict[str, list[float]] = {OURS: [], PLAIN: []}
+        times: dict[str, list[float]] = {OURS: [], PLAIN: [], TORCH: []}
         for column, (name, option) in self.theirs.items():
             theirs = Peer(THEIR_SIDE, name, str(self.folder), self.device, option)
             for turn in range(self.rounds):
-                mine, plain = (ours.ask(f"{kind} 1 {self.steps}")["ms"] for kind in ("steps", "plain"))
+                mine = {
+                    column: ours.ask(f"{kind} 1 {self.steps}")["ms"]
+                    for column, kind in ((OURS, "steps"), (PLAIN, "plain"), (TORCH, "torch"))
+                }
                 answers = [theirs.ask("step") for _ in range(4)]
                 if failed := next((each["failed"] for each in answers if "failed" in each), None):
                     self.note(STEP, column, failed)
                     break
                 if turn:
-                    times[OURS] += mine
-                    times[PLAIN] += plain
+                    for own, milliseconds in mine.items():
+                        times[own] += milliseconds
                     times.setdefault(column, []).extend(each["ms"] for each in answers)
             theirs.close()
         medians = {column: statistics.median(values) for column, values in times.items() if values}

@@ -2,7 +2,8 @@
 
     python bench/gpu_ours.py build tiny|true FOLDER | speak FOLDER DEVICE SLOTS QUANTIZATION
 
-Commands: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `profile COUNT`, `codec`, `memory`, `logits FILE`.
+Commands: `steps BATCH COUNT`, `plain BATCH COUNT` (without graphs), `torch BATCH COUNT` (without kernels),
+`profile COUNT`, `codec`, `memory`, `logits FILE`.
 """
 
 from __future__ import annotations
@@ -95,13 +96,26 @@ def speak(folder: Path, device: torch.device, slots: int, quantization: Quantiza
     from higgs_server.backends.higgs_v2.codec import load_codec
     from higgs_server.backends.higgs_v2.loading import load_model
     from higgs_server.engine.engine import PREFILL_BUDGETS
+    from higgs_server.engine.graphs import CapturedSteps, CudaCapture
     from higgs_server.engine.runner import Runner
+    from higgs_server.engine.sampler import NEAR, draw
 
     network = load_model(folder, device, "auto", quantization, lambda *_: None)
     weights = memory(device)
     runner = Runner(network, slots=slots, max_len=CONTEXT + ROWS, prefix_bytes=2**29)
     cache = runner._cache.tensor
-    captured, plain = runner.step, runner._step
+
+    def in_torch(batch: int, length: int, reach: int) -> torch.Tensor:
+        ours = network.fused, runner._draw
+        network.fused, runner._draw = None, draw
+        try:
+            return runner._step(batch, length, max(reach, NEAR))
+        finally:
+            network.fused, runner._draw = ours
+
+    on_cuda = device.type == "cuda"
+    kinds = {"steps": runner.step, "plain": runner._step}
+    kinds["torch"] = CapturedSteps(in_torch, CudaCapture()) if on_cuda else in_torch
     speech = Utterances(runner, PREFILL_BUDGETS["cuda"], TEXT_TOKENS)
 
     def steps(batch: int, count: int) -> list[float]:
@@ -133,16 +147,16 @@ def speak(folder: Path, device: torch.device, slots: int, quantization: Quantiza
     )
     for command in commands():
         match command.split():
-            case ["steps" | "plain" as kind, batch, count]:
-                runner.step = captured if kind == "steps" else plain
+            case [("steps" | "plain" | "torch") as kind, batch, count]:
+                runner.step = kinds[kind]
                 with speaking(int(batch)):
                     answer(ms=steps(int(batch), int(count)))
             case ["profile", count]:
-                runner.step = captured
+                runner.step = kinds["steps"]
                 with speaking(1):
                     answer(kernels=profile(lambda count=int(count): steps(1, count), int(count) + 1, device))
             case ["codec"]:
-                answer(**codec_speed(load_codec(folder / "codec", str(device)), 8 if device.type == "cuda" else 1))
+                answer(**codec_speed(load_codec(folder / "codec", str(device)), 8 if on_cuda else 1))
             case ["logits", file]:
                 np.save(file, forced_logits(network))
                 answer()

@@ -37,7 +37,7 @@ def test_a_tiny_model_goes_through_every_measurement(tmp_path: Path) -> None:
             rows[name] = [[float(number) for number in re.findall(NUMBER, cell)] for cell in cells]
     (cells,) = (cells for name, cells in rows.items() if name.startswith("one stream, ms a frame"))
     speed = [cell for cell in cells if cell]
-    assert len(speed) == 4, "ours with and without graphs, transformers with two caches"
+    assert len(speed) == 5, "ours, without graphs, without kernels, transformers with two caches"
     assert all(ms > 0 for ms, _ in speed)
     for streams in (1, 2):
         assert all(number > 0 for number in rows[f"a step of {streams}, ms"][0])

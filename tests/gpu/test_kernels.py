@@ -170,8 +170,8 @@ def test_attention_of_a_run(device: torch.device, heads: int, kv_heads: int, sta
 
 
 def test_a_past_is_split_while_that_makes_use_of_the_gpu() -> None:
-    assert splits_of(programs=8, max_len=256, processors=132) == 1, "too short"
-    assert splits_of(programs=8, max_len=2048, processors=132) == 8
+    assert splits_of(programs=8, max_len=64, processors=132) == 1, "too short"
+    assert splits_of(programs=8, max_len=500, processors=132) == 8
     assert splits_of(programs=16, max_len=100_000, processors=132) == 16, "no more than twice the processors"
     assert splits_of(programs=1, max_len=100_000, processors=132) == 32, "as many as are joined"
     assert splits_of(programs=8 * 64, max_len=4096, processors=132) == 1, "busy without"

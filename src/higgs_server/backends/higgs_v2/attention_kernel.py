@@ -16,12 +16,11 @@ from torch import Tensor
 
 _LEAST_GROUP = 16
 """Tensor cores multiply no fewer rows."""
-_RUN_ROWS = 32
 _BLOCK = 64
-_LOG2_E = 1.4426950408889634
+"""Positions that are looked at together: a part of a past has at least so many."""
 _MOST_SPLITS = 32
-_LEAST_SPLIT = 256
-"""Fewer positions are not worth a program of their own and a place in the sum afterwards."""
+_RUN_ROWS = 32
+_LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -137,7 +136,7 @@ def _join(parts, maxima, sums, out, splits, MOST: tl.constexpr, SIZE: tl.constex
 
 def splits_of(programs: int, max_len: int, processors: int) -> int:
     """Into how many parts a past of up to max_len positions is split, of as many slots and heads as `programs`."""
-    return max(1, min(2 * processors // programs, -(-max_len // _LEAST_SPLIT), _MOST_SPLITS))
+    return max(1, min(2 * processors // programs, -(-max_len // _BLOCK), _MOST_SPLITS))
 
 
 def attend(

@@ -21,7 +21,7 @@ from higgs_server.engine.interface import TextRun
 if TYPE_CHECKING:
     from higgs_server.backends.higgs_v2.network import HiggsNetwork, Layer
 
-_TRIED = ((1, 320), (3, 200), (32, 50), (64, 50))
+_TRIED = ((1, 320), (3, 60), (32, 50), (64, 50))
 """Rows and positions that need every kernel: those for one row and for several, for a past in splits and whole."""
 _TOLERANCE = 0.1
 """Rounding, through all layers in bfloat16, changes logits by a few hundredths; an error changes them altogether."""

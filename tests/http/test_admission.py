@@ -27,7 +27,7 @@ PATHS = {
 }
 
 STEPS_TO_SOUND = 30
-"""More than the 21 after which the codec has its first window, and few: they must fit into a deadline."""
+"""More than the 20 after which the codec has its first window, and few: they must fit into a deadline."""
 
 
 @pytest.fixture

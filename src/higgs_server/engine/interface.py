@@ -144,7 +144,7 @@ class Codec(Protocol):
     """Samples a frame (960)."""
     num_codebooks: int
     context_frames: int
-    """Frames of context a window needs on each side to equal the whole decode (11)."""
+    """Frames of context a window needs on each side to equal the whole decode (10)."""
 
     def encode(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Mono float32 [n] at sampling_rate -> codes [frames, codebooks]."""

@@ -113,23 +113,23 @@ def test_the_whole_decode_repeats_the_last_frame(codec: NeighbourCodec) -> None:
 
 
 def test_windows_start_small_grow_and_carry_full_context() -> None:
-    windower = FrameWindower(11, first=2, largest=32)
+    windower = FrameWindower(10, first=2, largest=32)
     windows = [window for _ in range(300) for window in windower.push(frames(1))]
     new = [len(window.codes) - window.left - window.right for window in windows]
     assert new[0] == 2
     assert new == sorted(new)
     assert set(new[-4:]) == {32}
-    assert {(window.left, window.right) for window in windows[4:]} == {(11, 11)}
+    assert {(window.left, window.right) for window in windows[4:]} == {(10, 10)}
 
 
 def test_the_first_sound_needs_only_first_and_context() -> None:
-    windower = FrameWindower(11, first=2, largest=32)
-    assert windower.push(frames(12)) == []
+    windower = FrameWindower(10, first=2, largest=32)
+    assert windower.push(frames(11)) == []
     assert len(windower.push(frames(1))) == 1
 
 
 def test_wanted_is_what_completes_the_next_window_and_not_a_frame_less() -> None:
-    windower = FrameWindower(11, first=2, largest=32)
+    windower = FrameWindower(10, first=2, largest=32)
     for surplus in (0, 1, 5, 0, 40, 0, 0):
         assert windower.push(frames(windower.wanted - 1)) == []
         assert len(windower.push(frames(1 + surplus))) >= 1

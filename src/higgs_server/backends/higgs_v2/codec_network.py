@@ -159,15 +159,17 @@ class AcousticDecoder(nn.Module):
 
     @property
     def context_frames(self) -> int:
-        """Frames on each side that a sample depends on at most (11 for the published ratios)."""
+        """Frames on each side that a sample depends on at most (10 for the published ratios)."""
         return 3 + self._reaches()[0]
 
     def _reaches(self) -> list[int]:
         """Of the input of each block and of what follows them: the neighbours on each side that a sample depends on."""
         reaches = [3]
         for stride in reversed(self.ratios):
-            # An upsampling convolution sees its two nearest inputs.
-            reaches.append(math.ceil((reaches[-1] + 3 * sum(RESIDUAL_DILATIONS)) / stride) + 1)
+            # Sample n of an upsampling hears input (n + padding) // stride and the one before, so that it reaches at
+            # least as far to the right as to the left.
+            samples = reaches[-1] + 3 * sum(RESIDUAL_DILATIONS)
+            reaches.append((samples + math.ceil(stride / 2) - 1) // stride + 1)
         return reaches[::-1]
 
 

@@ -23,15 +23,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import CONTEXT, Peer, Table
+from peers import CODEC_CONTEXT, CONTEXT, Peer, Table
 from true_shape import bandwidth, machine
 
 PEERS = Path(__file__).with_name("cpu_peers.py")
 PHASES = ("start", "prefill", "step", "cached", "four", "memory", "codec", "exactness")
 SPEECH_FRAMES = 100
 """A request for four seconds of speech, of which transformers' generate gives nothing before its end."""
-WINDOWS = {"first": (0, 13, 2), "later": (11, 54, 32)}
-"""The codec's: frames of context on the left, all frames, and how many of them are new. 11 on the right are context."""
+WINDOWS = {"first": (0, 2 + CODEC_CONTEXT, 2), "later": (CODEC_CONTEXT, 32 + 2 * CODEC_CONTEXT, 32)}
+"""The codec's: frames of context on the left, all frames, and how many of them are new."""
 
 
 def physical_cores() -> int:

@@ -27,11 +27,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import Utterances, answer, commands, request, since
+from peers import CODEC_CONTEXT, Utterances, answer, commands, request, since
 from true_shape import CONFIG, codec_config, fill, quiet
 
-CODEC_CONTEXT = 11
-"""Frames beside those to be heard that the codec sees."""
 FIRST_WINDOW = 2 + CODEC_CONTEXT
 """Frames of the first window: 2 to be heard, and context on their right."""
 ROWS_TO_FIRST_SOUND = FIRST_WINDOW + 8

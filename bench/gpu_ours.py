@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from higgs_server.backends.higgs_v2.network import HiggsNetwork
     from higgs_server.backends.higgs_v2.quantize import Quantization
 
-WINDOW, CODEC_CONTEXT = 54, 11
-"""Frames that the codec decodes at a time, and how many of them on each side are context."""
+WINDOW = 32
+"""Frames that the codec decodes at a time, beside their context."""
 CLIP_SECONDS = 8
 FORCED = 40
 """Rows whose logits are compared."""
@@ -205,7 +205,8 @@ def profile(work: Callable[[], object], steps: int, device: torch.device) -> lis
 def codec_speed(codec: Any, batch: int) -> dict[str, float]:
     """Seconds of sound decoded a second, in windows as when streaming, and encoded."""
     dice = np.random.default_rng(0)
-    codes = dice.integers(0, 1024, (batch, WINDOW, 8))
+    context = codec.context_frames
+    codes = dice.integers(0, 1024, (batch, WINDOW + 2 * context, 8))
     clip = dice.standard_normal(CLIP_SECONDS * codec.sampling_rate, dtype=np.float32) * 0.1
 
     def milliseconds(work: Callable[[], object], times: int) -> float:
@@ -217,10 +218,10 @@ def codec_speed(codec: Any, batch: int) -> dict[str, float]:
             taken.append(since(began))
         return float(np.median(taken))
 
-    new = batch * (WINDOW - 2 * CODEC_CONTEXT) / 25
+    new = batch * WINDOW / 25
     return {
         "batch": batch,
-        "decode": new / milliseconds(lambda: codec.decode(codes, CODEC_CONTEXT, CODEC_CONTEXT), 5) * 1e3,
+        "decode": new / milliseconds(lambda: codec.decode(codes, context, context), 5) * 1e3,
         "encode": CLIP_SECONDS / milliseconds(lambda: codec.encode(clip), 3) * 1e3,
     }
 

@@ -24,6 +24,8 @@ ROWS = 600
 """The longest answer."""
 TEXT_TOKENS = 256
 """Letters of the tests' small tokenizer: what is above them has a meaning."""
+CODEC_CONTEXT = 10
+"""Frames on either side of those to be heard that the codec sees."""
 
 
 class Peer:

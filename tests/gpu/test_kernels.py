@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,7 +37,7 @@ from higgs_server.engine.trial import tried
 from higgs_server.types import SamplingParams
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "higgs-v2-tiny-original"
-COMPILE = Path(__file__).parents[1] / "compile_kernels.py"
+COMPILE, GUARDED = (Path(__file__).parents[1] / name for name in ("compile_kernels.py", "guarded_kernels.py"))
 FLOAT16, FLOAT32 = torch.float16, torch.float32
 
 
@@ -339,3 +340,11 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> Non
     for line in compiled:
         assert line["shared"] <= 99 * 1024, f"{line}: more than a block may have on a 4090"
         assert line["local"] == 0, f"{line}: registers do not suffice"
+
+
+def test_no_kernel_reads_or_writes_beside_its_tensors_and_none_leaves_anything_out() -> None:
+    def run(*arguments: str) -> int:
+        return subprocess.run([sys.executable, str(GUARDED), *arguments], capture_output=True).returncode
+
+    assert run("beyond") == -signal.SIGSEGV, "going beyond is not caught"
+    assert run() == 0

@@ -11,8 +11,8 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-Frame = npt.NDArray[np.int64]
-"""The codes of one frame, [codebooks]."""
+Frame = tuple[int, ...]
+"""The codes of one frame. They come one by one, and for eight numbers an array's calls outweigh what is done."""
 
 LONGEST_CYCLE = 8
 """Cycles of up to this many frames count as repetition (0.32 s)."""
@@ -45,7 +45,7 @@ class RepetitionGuard:
         self.tripped = False
         self._limit = limit
         self._kept = kept
-        self._recent: deque[bytes] = deque(maxlen=LONGEST_CYCLE)
+        self._recent: deque[Frame] = deque(maxlen=LONGEST_CYCLE)
         self._repeats = [0] * LONGEST_CYCLE
         self._withheld: list[Frame] = []
 
@@ -53,11 +53,9 @@ class RepetitionGuard:
         """Takes the next frame; returns the frames that may be heard now."""
         if self._limit is None:
             return [frame]
-        codes = frame.tobytes()
-        for back in range(LONGEST_CYCLE):
-            same = back < len(self._recent) and self._recent[back] == codes
-            self._repeats[back] = self._repeats[back] + 1 if same else 0
-        self._recent.appendleft(codes)
+        for back, before in enumerate(self._recent):
+            self._repeats[back] = self._repeats[back] + 1 if before == frame else 0
+        self._recent.appendleft(frame)
         tail = max(self._repeats)
         self._withheld.append(frame)
         if tail >= self._limit:

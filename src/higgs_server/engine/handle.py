@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from higgs_server.engine.guard import Frame
 from higgs_server.engine.sequence import Frames, Sequence
 from higgs_server.types import Cancelled, FinishReason
 
@@ -26,8 +27,7 @@ class Handle:
         self._sequence = sequence
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
-        self._frames: list[Frames] = []
-        self._count = 0
+        self._frames: list[Frame] = []
         self._wanted = 1
         self._nudged = False
         self._over = False
@@ -52,11 +52,11 @@ class Handle:
         """
         with self._changed:
             self._wanted = wanted
-            self._changed.wait_for(lambda: self._count >= wanted or self._nudged or self._over)
+            self._changed.wait_for(lambda: len(self._frames) >= wanted or self._nudged or self._over)
             self._nudged = False
             if self._frames:
-                frames, self._frames, self._count = self._frames, [], 0
-                return np.concatenate(frames)
+                frames, self._frames = self._frames, []
+                return np.array(frames, dtype=np.int64)
             if self._failure is not None:
                 raise self._failure
             return None if self._over else np.empty((0, self._sequence.format.codebooks), np.int64)
@@ -89,13 +89,12 @@ class Handle:
         if self.end(Cancelled()):
             self._on_cancel(self._sequence)
 
-    def deliver(self, frames: Frames) -> None:
-        """For the engine: more frames, [n, codebooks]."""
+    def deliver(self, frames: list[Frame]) -> None:
+        """For the engine: more frames."""
         with self._changed:
-            if len(frames) and not self._over:
-                self._frames.append(frames)
-                self._count += len(frames)
-                if self._count >= self._wanted:
+            if frames and not self._over:
+                self._frames += frames
+                if len(self._frames) >= self._wanted:
                     self._changed.notify_all()
 
     def end(self, failure: BaseException | None = None) -> bool:

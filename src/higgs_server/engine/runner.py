@@ -14,7 +14,6 @@ from functools import partial
 import torch
 
 from higgs_server.engine.graphs import CapturedSteps, CudaCapture
-from higgs_server.engine.guard import Frame
 from higgs_server.engine.interface import FrameModel, TextRun
 from higgs_server.engine.kv_cache import KVCache, PrefixCache, prefix_key
 from higgs_server.engine.prefix_files import PrefixFiles
@@ -213,14 +212,15 @@ class Runner:
             rows = drawn.to("cpu", copy=True)
         return Ticket(rows, tuple(sequences), tuple(places), arrived)
 
-    def read(self, ticket: Ticket) -> list[tuple[Sequence, Frame | None]]:
-        """Waits for a ticket: each sequence with its row [codebooks], or None where its logits were not finite."""
+    def read(self, ticket: Ticket) -> list[tuple[Sequence, list[int] | None]]:
+        """Waits for a ticket: each sequence with its row, or None where its logits were not finite."""
         if ticket.arrived is not None:
             ticket.arrived.synchronize()
-        rows = ticket.rows.numpy()
+        rows = ticket.rows.tolist()
+        drawn = [rows[place] for place in ticket.places]
         return [
-            (sequence, None if rows[place, -1] else rows[place, :-1])
-            for sequence, place in zip(ticket.sequences, ticket.places, strict=True)
+            (sequence, None if broken else row)
+            for sequence, (*row, broken) in zip(ticket.sequences, drawn, strict=True)
         ]
 
     @torch.inference_mode()

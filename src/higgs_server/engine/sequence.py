@@ -106,12 +106,10 @@ class Sequence:
         """Rows drawn on the device so far, read or not."""
         self.finish_reason: FinishReason | None = None
 
-        self._rows = np.empty((self.row_limit, code_format.codebooks), dtype=np.int64)
-        self._count = 0
-        self._diagonal = np.arange(code_format.codebooks)
+        self._rows: list[list[int]] = []
         self._guard = RepetitionGuard(repeat_limit)
         self._sound_over = False
-        self.append(last.rows[-1])
+        self.append(last.rows[-1].tolist())
 
     @property
     def prefilling(self) -> bool:
@@ -140,29 +138,28 @@ class Sequence:
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """All rows so far, delay pattern applied, [rows, codebooks]."""
-        return self._rows[: self._count].copy()
+        return np.array(self._rows, dtype=np.int64)
 
-    def append(self, row: Frame) -> Frames:
-        """Takes the next row [codebooks]; returns the frames that may be heard now, [n, codebooks], n often 0.
+    def append(self, row: list[int]) -> list[Frame]:
+        """Takes the next row; returns the frames that may be heard now, often none.
 
         The sound ends before the first frame that holds an end code: the reference cuts the column of end codes off
         as well, and what stands beside one is not speech. A stray stream-BOS is read as the last code, as there.
         """
         heard: list[Frame] = []
-        self._rows[self._count] = row
-        self._count += 1
-        frame_number = self._count - 1 - self.format.codebooks
-        if frame_number >= 0 and not self._sound_over:
-            frame = self._rows[self._diagonal + frame_number + 1, self._diagonal]
-            self._sound_over = bool((frame == self.format.eos).any())
+        codebooks, bos, eos = self.format.codebooks, self.format.bos, self.format.eos
+        self._rows.append(row)
+        if len(self._rows) > codebooks and not self._sound_over:
+            frame = [row[codebook] for codebook, row in enumerate(self._rows[-codebooks:])]
+            self._sound_over = eos in frame
             if not self._sound_over:
-                heard = self._guard.feed(np.minimum(frame, self.format.bos - 1))
-        if (row == self.format.eos).all():
+                heard = self._guard.feed(tuple(bos - 1 if code == bos else code for code in frame))
+        if row.count(eos) == codebooks:
             self.finish_reason = "stop"
         elif self._guard.tripped:
             self.finish_reason = "guard"
-        elif self._count == self.row_limit:
+        elif len(self._rows) == self.row_limit:
             self.finish_reason = self._limit_reason
         if self.finish_reason in ("stop", "length"):
             heard += self._guard.rest()
-        return np.stack(heard) if heard else np.empty((0, self.format.codebooks), dtype=np.int64)
+        return heard

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from unittest import mock
 
-import numpy as np
 import pytest
 
 from fake_model import FakeModel, prompt
+from higgs_server.engine.guard import Frame
 from higgs_server.engine.handle import Handle
 from higgs_server.engine.sequence import CodeFormat, Frames, Sequence
 from higgs_server.types import Cancelled, GenerationFailed, SamplingParams
@@ -23,8 +23,8 @@ def handle() -> Handle:
     return Handle(sequence, on_cancel=lambda _: None)
 
 
-def frames(count: int, value: int = 3) -> Frames:
-    return np.full((count, 8), value)
+def frames(count: int, value: int = 3) -> list[Frame]:
+    return [(value,) * 8] * count
 
 
 def test_a_reader_gets_as_many_frames_as_it_wants_and_those_that_came_besides(handle: Handle) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fake_model import prompt
 from higgs_server.engine.delay import delay, undelay
-from higgs_server.engine.guard import KEPT_REPEATS, LONGEST_CYCLE, RepetitionGuard, repeated_tail
+from higgs_server.engine.guard import KEPT_REPEATS, LONGEST_CYCLE, Frame, RepetitionGuard, repeated_tail
 from higgs_server.engine.interface import AudioRun, TextRun
 from higgs_server.engine.sequence import CodeFormat, Sequence, positions_of, slice_runs
 from higgs_server.types import SamplingParams
@@ -26,11 +26,11 @@ def sequence(max_new_tokens: int = 200, **options: object) -> Sequence:
 
 def feed(seq: Sequence, rows: np.ndarray) -> np.ndarray:
     """Appends rows until the sequence ends; returns the frames heard."""
-    heard = [np.empty((0, 8), dtype=np.int64)]
-    for row in rows:
+    heard: list[Frame] = []
+    for row in rows.tolist():
         if seq.finish_reason is None:
-            heard.append(seq.append(row))
-    return np.concatenate(heard)
+            heard += seq.append(row)
+    return np.array(heard, dtype=np.int64).reshape(-1, 8)
 
 
 def clip(frames: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_frames_are_heard_as_soon_as_a_row_completes_them() -> None:
     rows = delay(codes, FORMAT.bos, FORMAT.eos)
     seq = sequence()
     for number, row in enumerate(rows[1:], start=1):
-        frames = seq.append(row)
+        frames = seq.append(row.tolist())
         complete = 0 <= number - 8 < 5
         assert len(frames) == int(complete)
         if complete:
@@ -146,7 +146,7 @@ def test_the_guard_withholds_exactly_the_tail_beyond_the_kept_repeats(codes: lis
     frames = np.repeat(np.array(codes)[:, None], 8, axis=1)
     guard, heard = RepetitionGuard(limit=30, kept=4), 0
     for number, frame in enumerate(frames, start=1):
-        heard += len(guard.feed(frame))
+        heard += len(guard.feed(tuple(frame.tolist())))
         tail = max((repeats(codes[:number], cycle) for cycle in range(1, LONGEST_CYCLE + 1)), default=0)
         assert repeated_tail(frames[:number]) == tail
         assert guard.tripped == (tail >= 30)

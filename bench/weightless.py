@@ -1,6 +1,6 @@
 """A server whose network and codec cost nothing: a step takes BENCH_STEP_MS of waiting, and sound is noise.
 
-For bench/host.py, which starts it as tests start servers. Prompts are read by the tiny model, on the CPU.
+For bench/host.py, which starts it as tests start servers. Prompts take no time at all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from higgs_server.backends.higgs_v2.codec import HiggsCodec
+from higgs_server.backends.higgs_v2.network import HiggsNetwork
 from higgs_server.engine.runner import Runner
 from higgs_server.main import main
 
@@ -50,6 +51,10 @@ class Weightless(Runner):
         return super().read(ticket)
 
 
+def read_nothing(network: HiggsNetwork, *_: Any) -> torch.Tensor:
+    return torch.zeros(network.num_codebooks, network.codebook_size)
+
+
 def noise(_: HiggsCodec, codes: np.ndarray, left: int = 0, right: int = 0) -> np.ndarray:
     samples = NOISE[: (codes.shape[1] - left - right) * 960]
     return np.broadcast_to(samples, (len(codes), len(samples)))
@@ -60,5 +65,6 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     engine.Runner = Weightless  # type: ignore[misc]
+    HiggsNetwork.prefill = read_nothing  # type: ignore[method-assign]
     HiggsCodec.decode = noise  # type: ignore[method-assign]
     sys.exit(main())

@@ -17,7 +17,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-MOST_GRAPHS = 64
+MOST_GRAPHS = 128
 """Captured steps that are kept: each takes some memory of the device and of the driver."""
 
 

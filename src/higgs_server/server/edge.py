@@ -83,7 +83,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.id
+                given_back = MutableHeaders(scope=message)
+                given_back["x-request-id"] = record.id
+                if (stopping := scope.get("state", {}).get("stopping")) and stopping.is_set():
+                    given_back["connection"] = "close"
             access.sent(message)
             await send(message)
 

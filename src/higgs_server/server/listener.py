@@ -24,6 +24,8 @@ from higgs_server.settings import Settings
 
 SLOWEST = 1_000
 """Bytes a second that a client must send or read at least, beyond the patience it is met with."""
+LINGER = 0.5
+"""Seconds that an idle connection stays open when the server ends: what is on its way is answered, and not lost."""
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -69,7 +71,13 @@ class _ReadBy(asyncio.Protocol):
 
 
 class HttpConnection(_ReadBy, H11Protocol):
-    """HTTP/1.1 whose requests must arrive within reason: headers and body together."""
+    """HTTP/1.1 whose requests must arrive within reason, headers and body together, and are answered to the end.
+
+    Once the server ends, answers that begin say `connection: close` (see edge.py). Who began to be answered before that
+    does not know, and may have sent the next request.
+    """
+
+    _ending = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -94,6 +102,22 @@ class HttpConnection(_ReadBy, H11Protocol):
         begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
         if not begun and self.conn.their_state is not h11.SEND_BODY:
             self._request_is_there()
+
+    def shutdown(self) -> None:
+        """uvicorn's call when it stops."""
+        self._ending = True
+        self.loop.call_later(LINGER, self._close_idle)
+
+    def on_response_complete(self) -> None:
+        """uvicorn's, as an answer ends."""
+        super().on_response_complete()
+        if self._ending:
+            self.loop.call_later(LINGER, self._close_idle)
+
+    def _close_idle(self) -> None:
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.conn.send(h11.ConnectionClosed())
+            self.transport.close()
 
     def _await_request(self) -> None:
         self._received = 0

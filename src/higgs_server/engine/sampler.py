@@ -137,7 +137,7 @@ class SamplerState:
         self.top_k[slot] = min(sampling.top_k or vocabulary, vocabulary)
         self.top_p[slot] = sampling.top_p
         self.ras_window[slot] = min(max(sampling.ras_win_len or 0, 0), LONGEST_RAS_WINDOW)
-        self.ras_repeats[slot] = sampling.ras_win_max_num_repeat
+        self.ras_repeats[slot] = min(sampling.ras_win_max_num_repeat, LONGEST_RAS_WINDOW + 1)
         self.history[slot] = -1
 
     def park(self, slot: int, position: int = 0) -> None:

@@ -102,6 +102,19 @@ def test_text_is_read_in_few_sizes(tokens: int, read: int, monkeypatch: pytest.M
     assert sizes == [read]
 
 
+def test_numbers_beyond_all_bounds_mean_the_same_as_the_bounds() -> None:
+    rows = []
+    for top_k, window, repeats in ((None, None, 1025), (10**30, -(10**30), 1025), (None, 1024, 10**30)):
+        runner = new(FakeModel())
+        sampling = SamplingParams(
+            seed=1, max_new_tokens=20, top_k=top_k, ras_win_len=window, ras_win_max_num_repeat=repeats
+        )
+        seq = begin(Sequence(prompt(1, 2, 3), sampling, runner.format), 0)
+        prefill(runner, seq)
+        rows.append(finish(runner, seq))
+    assert rows == [rows[0]] * 3
+
+
 def test_decode_steps_between_the_pieces_of_a_neighbours_prompt_do_it_no_harm() -> None:
     """Every step runs slots 0 and 2 too: what it writes for them must be overwritten by what comes."""
     runner = new(FakeModel())

@@ -240,6 +240,7 @@ def exactness(layers: int) -> None:
     from higgs_server.backends.higgs_v2.network import HiggsNetwork
     from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
     from higgs_server.backends.higgs_v2.packed import PackedWeights
+    from higgs_server.backends.higgs_v2.projection import Projection
     from higgs_server.engine.interface import AudioRun, TextRun
 
     config = replace(config_of(layers), vocab_size=1000)
@@ -263,6 +264,15 @@ def exactness(layers: int) -> None:
     exact = forced(network)
     network.to(torch.bfloat16).dtype = torch.bfloat16
     results = {"bfloat16": forced(network)}
+    network = HiggsNetwork(config, torch.device("cpu"), torch.bfloat16, int8=True)
+    with torch.inference_mode():
+        for name, parameter in network.named_parameters():
+            module = network.get_submodule(name.rpartition(".")[0])
+            if isinstance(module, Projection) and module.scales is not None:
+                module.fill(0, weight_of(name))
+            else:
+                parameter.copy_(weight_of(name))
+    results["int8 in whole rows, the rest in bfloat16, as on a GPU"] = forced(network)
     del network
     plain = mock.patch.object(quantize, "_between_ends", rounded_plainly)
     four = mock.patch.object(packed, "bits_for", lambda name, _: 4 if _is_product(name) else None)

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from higgs_server import __version__
@@ -82,8 +83,9 @@ def _missing(folder: Path | str) -> str:
 
 def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:
     remarks = [] if found else ["without a GPU only fast memory lets it keep up with speech"]
-    if found and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
-        remarks.append("without a C compiler its steps are slower: apt-get install gcc")
+    compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+    if found and not (compiler and Path(sysconfig.get_path("include"), "Python.h").is_file()):
+        remarks.append("without a C compiler and Python's headers it is slower: apt-get install gcc python3-dev")
     if not found and memory is not None and memory < HIGGS_GB:
         remarks.append(f"it wants about {HIGGS_GB} GB of memory")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"

@@ -6,7 +6,7 @@ launched is done in the order of the calls, so slots may be released while a ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from functools import partial
@@ -141,10 +141,10 @@ class Runner:
 
     def _text_of(self, piece: Piece) -> list[int] | None:
         """A piece's tokens, if it is text but for the row that begins the answer, and the model reads such pieces."""
-        stop = piece.stop - piece.completes_prompt
-        runs = slice_runs(piece.sequence.runs, piece.start, stop)
-        if stop - piece.start > self._model.text_rows or not self._model.text_rows:
+        most, stop = self._model.text_rows, piece.stop - piece.completes_prompt
+        if not most or stop - piece.start > most:
             return None
+        runs = slice_runs(piece.sequence.runs, piece.start, stop)
         if not all(isinstance(run, TextRun) for run in runs):
             return None
         return [token for run in runs if isinstance(run, TextRun) for token in run.token_ids.tolist()]
@@ -179,7 +179,7 @@ class Runner:
         length = 1 + max(other.position for other in running if other.slot is not None and other.slot < batch)
         if self.padded:
             length = bucket(length, LEAST_LENGTH, self.max_len)
-        drawn = self.step(batch, length, self._reach([sequence.sampling for sequence in sequences]))
+        drawn = self.step(batch, length, self._reach(sequence.sampling for sequence in sequences))
         return self._send(drawn, sequences, places)
 
     def _step(self, batch: int, length: int, reach: int) -> torch.Tensor:
@@ -192,7 +192,7 @@ class Runner:
         """For given arguments, tensors of fixed shape and place."""
         return self._model.read_text(self._cache.tensor, self._text[3 : 3 + rows], self._text[:3])
 
-    def _reach(self, samplings: Several[SamplingParams]) -> int:
+    def _reach(self, samplings: Iterable[SamplingParams]) -> int:
         """How many codes are put in order: by kernels none."""
         if self._draw is not draw:
             return 0

@@ -116,8 +116,7 @@ class HttpConnection(_ReadBy, H11Protocol):
 
     def _close_idle(self) -> None:
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
-            self.conn.send(h11.ConnectionClosed())
-            self.transport.close()
+            super().shutdown()
 
     def _await_request(self) -> None:
         self._received = 0

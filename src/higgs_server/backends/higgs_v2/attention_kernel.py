@@ -41,6 +41,19 @@ def _along(query, key, sums):
     return sums
 
 
+@triton.jit
+def _attended(scores, first, second, highest, total, sum_first, sum_second):
+    """What was seen so far and a further block: its scores, and both halves of its values (online softmax)."""
+    higher = tl.maximum(highest, tl.max(scores, axis=1))
+    faded = tl.exp2(highest - higher)
+    weights = tl.exp2(scores - higher[:, None])
+    total = total * faded + tl.sum(weights, axis=1)
+    weights = weights.to(first.dtype)
+    sum_first = tl.dot(weights, first, sum_first * faded[:, None], input_precision="ieee")
+    sum_second = tl.dot(weights, second, sum_second * faded[:, None], input_precision="ieee")
+    return higher, total, sum_first, sum_second
+
+
 @triton.jit(do_not_specialize=["splits"])
 def _attend(
     qkv, cos, sin, keys, values, positions, out, maxima, sums, splits, scale, slot_stride, head_stride,
@@ -98,16 +111,9 @@ def _attend(
         scores = _along(query_first, first, tl.zeros((GROUP, BLOCK), tl.float32))
         scores = _along(query_second, second, scores) * scale
         scores = tl.where((past < end)[None, :], scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
-        faded = tl.exp2(highest - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * faded + tl.sum(weights, axis=1)
         first = tl.where(is_new, value_first[None, :], tl.load(values + spot, mask=there, other=0.0))
         second = tl.where(is_new, value_second[None, :], tl.load(values + spot + HALF, mask=there, other=0.0))
-        weights = weights.to(dtype)
-        sum_first = tl.dot(weights, first, sum_first * faded[:, None], input_precision="ieee")
-        sum_second = tl.dot(weights, second, sum_second * faded[:, None], input_precision="ieee")
-        highest = higher
+        highest, total, sum_first, sum_second = _attended(scores, first, second, highest, total, sum_first, sum_second)
 
     place = (slot * HEADS + head) * splits + split
     spot = place[:, None] * 2 * HALF + side[None, :]
@@ -220,16 +226,9 @@ def _attend_run(
         scores = _along(query_second, tl.load(keys + spot + HALF, mask=there, other=0.0), scores) * scale
         seen = (past[None, :] <= (start + number)[:, None]) & (past < end)[None, :]
         scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
-        faded = tl.exp2(highest - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * faded + tl.sum(weights, axis=1)
-        weights = weights.to(dtype)
         first = tl.load(values + spot, mask=there, other=0.0)
         second = tl.load(values + spot + HALF, mask=there, other=0.0)
-        sum_first = tl.dot(weights, first, sum_first * faded[:, None], input_precision="ieee")
-        sum_second = tl.dot(weights, second, sum_second * faded[:, None], input_precision="ieee")
-        highest = higher
+        highest, total, sum_first, sum_second = _attended(scores, first, second, highest, total, sum_first, sum_second)
     row = out + (number * HEADS + head)[:, None] * 2 * HALF + side[None, :]
     tl.store(row, (sum_first / total[:, None]).to(dtype), mask=known)
     tl.store(row + HALF, (sum_second / total[:, None]).to(dtype), mask=known)

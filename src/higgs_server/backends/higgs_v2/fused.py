@@ -6,7 +6,8 @@ no sampling, no slots' owners.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from higgs_server.backends.higgs_v2.projection import Projection
 from higgs_server.engine.interface import TextRun
 
 if TYPE_CHECKING:
-    from higgs_server.backends.higgs_v2.network import HiggsNetwork, Layer
+    from higgs_server.backends.higgs_v2.network import Branch, HiggsNetwork, Layer
 
 _TRIED = ((1, 320), (3, 60), (32, 50), (64, 50))
 """Rows and positions that need every kernel: those for one row and for several, for a past in splits and whole."""
@@ -39,34 +40,44 @@ class FusedSteps:
     def decode(self, kv_cache: Tensor, rows: Tensor, positions: Tensor, max_len: int) -> Tensor:
         """Like HiggsNetwork.decode."""
         network, c = self._network, self._network.config
-        eps, batch = c.rms_norm_eps, len(rows)
         cos, sin = self._rotations(kv_cache.shape[4])
-        splits = splits_of(c.num_kv_heads * batch, max_len, self._processors)
+        splits = splits_of(c.num_kv_heads * len(rows), max_len, self._processors)
+
+        def attention(qkv: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return attend(qkv, cos, sin, keys, values, positions, c.num_kv_heads, splits)
+
         x = embed(rows, network.audio_embedding, network.codebook_size)
-        for index, layer in enumerate(cast("Iterable[Layer]", network.layers)):
-            audio = layer.audio
-            qkv = _through(layer.qkv, x, gain=audio.input_norm.weight, eps=eps).view(batch, -1, c.head_dim)
-            keys, values = kv_cache[index, 0], kv_cache[index, 1]
-            seen = attend(qkv, cos, sin, keys, values, positions, c.num_kv_heads, splits)
-            x = _through(layer.out, seen, residual=x)
-            gated = _through(audio.gate_up, x, gain=audio.ffn_norm.weight, eps=eps, gated=True)
-            x = _through(audio.down, gated, residual=x)
-        logits = _through(network.head, x, gain=network.norm.weight, eps=eps).float()
-        return logits.view(batch, network.num_codebooks, network.codebook_size)
+        x = self._layers(x, kv_cache, attrgetter("audio"), attention)
+        logits = _through(network.head, x, gain=network.norm.weight, eps=c.rms_norm_eps).float()
+        return logits.view(len(rows), network.num_codebooks, network.codebook_size)
 
     def read_text(self, kv_cache: Tensor, token_ids: Tensor, place: Tensor) -> Tensor:
         """Like HiggsNetwork.read_text; what it returns means nothing."""
-        network, c = self._network, self._network.config
-        eps, count = c.rms_norm_eps, len(token_ids)
         cos, sin = self._rotations(kv_cache.shape[4])
-        x = F.embedding(token_ids, network.text_embedding)
-        for index, layer in enumerate(cast("Iterable[Layer]", network.layers)):
-            text = layer.text
-            qkv = _through(layer.qkv, x, gain=text.input_norm.weight, eps=eps).view(count, -1, c.head_dim)
-            keys, values = kv_cache[index, 0], kv_cache[index, 1]
-            x = _through(layer.out, attend_run(qkv, cos, sin, keys, values, place, c.num_kv_heads), residual=x)
-            gated = _through(text.gate_up, x, gain=text.ffn_norm.weight, eps=eps, gated=True)
-            x = _through(text.down, gated, residual=x)
+        kv_heads = self._network.config.num_kv_heads
+
+        def attention(qkv: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return attend_run(qkv, cos, sin, keys, values, place, kv_heads)
+
+        x = F.embedding(token_ids, self._network.text_embedding)
+        return self._layers(x, kv_cache, attrgetter("text"), attention)
+
+    def _layers(
+        self,
+        x: Tensor,
+        kv_cache: Tensor,
+        branch_of: Callable[[Layer], Branch],
+        attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """x [n, hidden], all rows of one kind, through all layers. The last norm is not applied."""
+        c = self._network.config
+        for index, layer in enumerate(cast("Iterable[Layer]", self._network.layers)):
+            branch = branch_of(layer)
+            qkv = _through(layer.qkv, x, gain=branch.input_norm.weight, eps=c.rms_norm_eps)
+            seen = attention(qkv.view(len(x), -1, c.head_dim), kv_cache[index, 0], kv_cache[index, 1])
+            x = _through(layer.out, seen, residual=x)
+            gated = _through(branch.gate_up, x, gain=branch.ffn_norm.weight, eps=c.rms_norm_eps, gated=True)
+            x = _through(branch.down, gated, residual=x)
         return x
 
     @classmethod

@@ -36,9 +36,7 @@ def embed(codes: Tensor, table: Tensor, size: int) -> Tensor:
 
 
 @triton.jit
-def _inverse_rms(x, hidden, eps, WIDE: tl.constexpr):
-    column = tl.arange(0, WIDE)
-    wide = tl.load(x + column, mask=column < hidden, other=0.0).to(tl.float32)
+def _inverse_rms(wide, hidden, eps):
     return tl.rsqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
 
 
@@ -46,9 +44,8 @@ def _inverse_rms(x, hidden, eps, WIDE: tl.constexpr):
 def _norm(x, gain, out, hidden, eps, WIDE: tl.constexpr):
     row = tl.program_id(0)
     column = tl.arange(0, WIDE)
-    inverse = _inverse_rms(x + row * hidden, hidden, eps, WIDE)
     wide = tl.load(x + row * hidden + column, mask=column < hidden, other=0.0).to(tl.float32)
-    scaled = (wide * inverse).to(out.dtype.element_ty)
+    scaled = (wide * _inverse_rms(wide, hidden, eps)).to(out.dtype.element_ty)
     result = scaled * tl.load(gain + column, mask=column < hidden, other=0.0)
     tl.store(out + row * hidden + column, result, mask=column < hidden)
 
@@ -98,20 +95,28 @@ def _once(place, mask):
 
 
 @triton.jit
+def _block_of(weight, inputs, outputs, BLOCK: tl.constexpr):
+    """A program's outputs, which of them there are, and where their rows of the weight begin: the gate's, the up's."""
+    output = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    gate = weight + output.to(tl.int64)[:, None] * inputs
+    up = weight + (output + outputs).to(tl.int64)[:, None] * inputs
+    return output, output < outputs, gate, up
+
+
+@triton.jit
 def _one_row(
     x, gain, weight, scales, residual, out, inputs, outputs, eps,
     NORM: tl.constexpr, QUANTIZED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
     dtype = out.dtype.element_ty
-    row = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    inside = row < outputs
-    place = weight + row.to(tl.int64)[:, None] * inputs
-    place_up = weight + (row + outputs).to(tl.int64)[:, None] * inputs
+    output, inside, place, place_up = _block_of(weight, inputs, outputs, BLOCK_OUT)
     sums = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.float32)
     ups = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.float32)
     if NORM:
-        inverse = _inverse_rms(x, inputs, eps, WIDE)
+        all_columns = tl.arange(0, WIDE)
+        whole = tl.load(x + all_columns, mask=all_columns < inputs, other=0.0).to(tl.float32)
+        inverse = _inverse_rms(whole, inputs, eps)
     for begin in range(0, inputs, BLOCK_IN):
         column = begin + tl.arange(0, BLOCK_IN)
         known = column < inputs
@@ -126,13 +131,13 @@ def _one_row(
     result = tl.sum(sums, axis=1)
     up = tl.sum(ups, axis=1)
     if QUANTIZED:
-        result *= tl.load(scales + row, mask=inside, other=0.0)
+        result *= tl.load(scales + output, mask=inside, other=0.0)
         if GATED:
-            up *= tl.load(scales + outputs + row, mask=inside, other=0.0)
+            up *= tl.load(scales + outputs + output, mask=inside, other=0.0)
     result = _finish(result, up, GATED, dtype)
     if ADDED:
-        result += tl.load(residual + row, mask=inside, other=0.0)
-    tl.store(out + row, result, mask=inside)
+        result += tl.load(residual + output, mask=inside, other=0.0)
+    tl.store(out + output, result, mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -144,10 +149,7 @@ def _rows(
     # Weights stand on the left: the tensor cores take that side from registers, where int8 becomes the dtype.
     dtype = out.dtype.element_ty
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    output = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    inside = output < outputs
-    place = weight + output.to(tl.int64)[:, None] * inputs
-    place_up = weight + (output + outputs).to(tl.int64)[:, None] * inputs
+    output, inside, place, place_up = _block_of(weight, inputs, outputs, BLOCK_OUT)
     sums = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
     ups = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
     for begin in range(0, inputs, BLOCK_IN):

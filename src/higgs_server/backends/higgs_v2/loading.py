@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _WORTH_QUANTIZING = 500_000_000
 """Weights above which a CPU waits for memory."""
-_QUANTIZES = {"none": ("cpu", "cuda", "mps"), "int8": ("cpu", "cuda"), "int4": ("cpu",)}
+_QUANTIZES: dict[Quantization, tuple[str, ...]] = {
+    "none": ("cpu", "cuda", "mps"),
+    "int8": ("cpu", "cuda"),
+    "int4": ("cpu",),
+}
 """Which devices can keep weights in how many bits."""
 
 
@@ -54,9 +58,9 @@ def choose_quantization(options: LoadOptions, device: torch.device, folder: Path
     if wanted == "auto":
         large = sum(math.prod(stored.shape) for stored in read_index(folder).values()) > _WORTH_QUANTIZING
         return "int8" if device.type == "cpu" and options.dtype == "auto" and large else "none"
-    for known in get_args(Quantization):
-        if wanted == known and device.type in _QUANTIZES[known]:
-            return known  # type: ignore[no-any-return]
+    for known, devices in _QUANTIZES.items():
+        if wanted == known and device.type in devices:
+            return known
     raise LoadError(
         f"--quantization {wanted} is not available on {device.type}: use none, int8 on cuda or cpu, or int4 on cpu.",
         f"{device.type} 不支持 --quantization {wanted}：请使用 none；int8 可用于 cuda 和 cpu，int4 只能用于 cpu。",

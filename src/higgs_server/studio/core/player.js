@@ -15,6 +15,7 @@ const TICK = 250;
 class Player extends EventTarget {
   #context = null;
   #nodes = new Set();
+  /** 0 until its pieces are scheduled: the loudspeaker may still have to wake, or the samples to be read. */
   #timer = 0;
   /** Where the schedule begins: this sample sounds at this time of the context. */
   #startSample = 0;
@@ -50,14 +51,21 @@ class Player extends EventTarget {
     this.#changed();
   }
 
-  /** Goes on; resolves once it does. */
+  /** Goes on; resolves once it does. It counts as playing from now on, so a pause that follows is one. */
   async resume() {
     const { sound } = this;
     if (!sound || this.playing) return;
+    this.playing = this.waiting = true;
+    this.#changed();
     // Made, or woken, here: browsers allow it only as the answer to a click.
     this.#context ??= new AudioContext({ sampleRate: RATE });
-    await Promise.all([this.#context.resume(), sound.ready()]);
-    if (this.sound === sound && !this.playing) this.#start();
+    try {
+      await Promise.all([this.#context.resume(), sound.ready()]);
+    } catch (error) {
+      if (this.sound === sound) this.pause();
+      throw error;
+    }
+    if (this.sound === sound && this.playing && !this.#timer) this.#start();
   }
 
   /** Plays this sound, or pauses it, or goes on: what a play button means. */
@@ -69,11 +77,10 @@ class Player extends EventTarget {
   /** Goes to a second of the sound that plays or is paused. */
   seek(seconds) {
     if (!this.sound) return;
-    const { playing } = this;
+    const started = this.#timer;
     this.#silence();
     this.#startSample = this.#next = Math.round(Math.max(0, Math.min(seconds, this.sound.seconds)) * RATE);
-    this.playing = false;
-    if (playing) this.#start();
+    if (started) this.#start();
     else this.#changed();
   }
 
@@ -97,7 +104,6 @@ class Player extends EventTarget {
   }
 
   #start() {
-    this.playing = true;
     this.waiting = true;
     this.sound.addEventListener("grow", this.#grow);
     this.sound.addEventListener("end", this.#grow);
@@ -108,6 +114,7 @@ class Player extends EventTarget {
 
   #silence() {
     clearInterval(this.#timer);
+    this.#timer = 0;
     this.sound.removeEventListener("grow", this.#grow);
     this.sound.removeEventListener("end", this.#grow);
     for (const node of this.#nodes) {

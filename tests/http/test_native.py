@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import numpy as np
 import pytest
 
@@ -128,6 +129,17 @@ def test_upload_without_a_clip_speaks(client: httpx.Client) -> None:
     ).raise_for_status()
     assert sound.headers["content-type"] == "audio/wav"
     assert np.array_equal(wav_samples(sound.content), generated_samples(answer))
+
+
+def test_an_empty_field_of_a_form_counts_as_not_sent_as_the_document_says(client: httpx.Client) -> None:
+    body = client.get("/openapi.json").json()["paths"]["/generate-upload"]["post"]["requestBody"]
+    fields = body["content"]["multipart/form-data"]["schema"]["properties"]
+    form = dict.fromkeys(fields, "") | {"text": "Hi."}
+    jsonschema_rs.validate({"type": "object", "properties": fields}, form)
+    sent = {name: (None, value) for name, value in (form | {"seed": "3"}).items()}
+    found = client.post("/generate-upload", files=sent).raise_for_status().json()
+    plain = client.post("/generate", json={"text": "Hi.", "seed": 3}).raise_for_status().json()
+    assert found == plain
 
 
 def test_what_the_embedded_voice_cannot_do_is_refused_with_the_way_out(client: httpx.Client) -> None:

@@ -31,14 +31,23 @@ def generated_answer() -> dict[int | str, dict[str, Any]]:
 
 
 def upload_body() -> dict[str, Any]:
-    """OpenAPI for the multipart body of `/generate-upload`."""
+    """OpenAPI for the multipart body of `/generate-upload`, whose fields but `text` may be empty."""
     schema = _whole(UploadForm)
     binary = {"type": "string", "format": "binary"}
-    schema["properties"] |= {
+    fields = schema["properties"]
+    fields |= {name: _or_empty(field) for name, field in fields.items() if name != "text"}
+    fields |= {
         "ref_audio_file": {**binary, "description": "The voice to speak with: any common audio format."},
         "ref_text_file": {**binary, "description": "What the clip says, as a text file."},
     }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _or_empty(field: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a form's field that counts as not sent where it is empty."""
+    notes = {key: field[key] for key in ("title", "description", "default") if key in field}
+    kinds = field.get("anyOf") or [{key: value for key, value in field.items() if key not in notes}]
+    return {**notes, "anyOf": [*kinds, {"type": "string", "maxLength": 0}]}
 
 
 def _whole(model: type[BaseModel]) -> dict[str, Any]:

@@ -267,8 +267,9 @@ class GenerateBody(SpeechRequest):
 
 
 class UploadForm(GenerateBody):
-    """The text fields of `POST /generate-upload`. Numbers come as text there, so parsing is lenient."""
+    """The text fields of `POST /generate-upload`; an empty one but `text` counts as not sent."""
 
+    # Numbers come as text.
     model_config = ConfigDict(strict=False)
 
     ref_text: Annotated[str | None, Field(description="What the clip says.")] = None

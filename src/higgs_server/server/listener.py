@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -89,6 +90,8 @@ class HttpConnection(_ReadBy, H11Protocol):
         """asyncio's interface, as are the next two."""
         super().connection_made(transport)
         self._await_request()
+        if self.app_state["stopping"].is_set():  # it came in last, and uvicorn has told the others
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_there()
@@ -115,7 +118,9 @@ class HttpConnection(_ReadBy, H11Protocol):
             self.loop.call_later(LINGER, self._close_idle)
 
     def _close_idle(self) -> None:
-        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+        became_a_websocket = self.transport.get_protocol() is not self
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and not became_a_websocket and not self.transport.is_closing():
             super().shutdown()
 
     def _await_request(self) -> None:
@@ -156,7 +161,7 @@ class WebSocketConnection(_ReadBy, WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """uvicorn's call when it stops; the application knows of it only from `Listener`."""
-        if not (self.handshake_complete and self.app_state["stopping"].is_set()):
+        if not self.app_state["stopping"].is_set():
             super().shutdown()
 
 
@@ -192,4 +197,27 @@ class Listener(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's end, which waits for connections and requests."""
         self._stop()
+        listening = [sock for server in self.servers for sock in server.sockets]
+        loop = asyncio.get_running_loop()
+        for sock in listening:
+            loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)  # a server that is closed would drop what it has just accepted
+        for sock in listening:
+            self._accept_all(sock.fileno())
         await super().shutdown(sockets)
+
+    def _accept_all(self, listening: int) -> None:
+        """Who has connected without being accepted yet would be reset as the socket closes."""
+        with socket.socket(fileno=os.dup(listening)) as queue, suppress(OSError):
+            while True:
+                accepted, _ = queue.accept()
+                accepted.setblocking(False)
+                task = asyncio.create_task(self._take_in(accepted))
+                self.server_state.tasks.add(task)
+                task.add_done_callback(self.server_state.tasks.discard)
+
+    async def _take_in(self, accepted: socket.socket) -> None:
+        def connection() -> HttpConnection:
+            return HttpConnection(self.config, self.server_state, self.lifespan.state)
+
+        await asyncio.get_running_loop().connect_accepted_socket(connection, accepted)

@@ -47,7 +47,8 @@ def _or_empty(field: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a form's field that counts as not sent where it is empty."""
     notes = {key: field[key] for key in ("title", "description", "default") if key in field}
     kinds = field.get("anyOf") or [{key: value for key, value in field.items() if key not in notes}]
-    return {**notes, "anyOf": [*kinds, {"type": "string", "maxLength": 0}]}
+    text = {"type": "string"}
+    return {**notes, "anyOf": kinds if text in kinds else [*kinds, {**text, "maxLength": 0}]}
 
 
 def _whole(model: type[BaseModel]) -> dict[str, Any]:

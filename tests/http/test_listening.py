@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from answers import events
-from conversing import connected, send
+from conversing import connected, receive_until, send
 from server_process import FaultyServer, ServerProcess
 
 LONG = {"text": "This is one of very many sentences that are all alike. " * 300, "chunk_method": "word"}
@@ -186,6 +186,23 @@ def test_sigterm_finishes_what_has_begun() -> None:
         assert said[-1] == 1012
         assert server.process.wait(60) == 0, server.log
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("said", [0, 1])
+def test_a_session_whose_text_is_not_at_its_end_is_not_done_as_the_server_ends(said: int) -> None:
+    with ServerProcess(["--model-path", "embedded"]) as server:
+        server.wait_ready()
+        with connected(server.url) as session:
+            for _ in range(said):
+                send(session, "input.text", text="Hello there. ")
+                receive_until(session, "audio.done")
+            server.process.send_signal(signal.SIGTERM)
+            assert json.loads(session.recv(timeout=60))["code"] == "not_ready"
+            with pytest.raises(ConnectionClosed) as closed:
+                session.recv(timeout=60)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+        assert server.process.wait(60) == 0
 
 
 def test_what_does_not_finish_in_time_is_cut_off() -> None:

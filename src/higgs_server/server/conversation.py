@@ -49,7 +49,8 @@ class Conversation:
         self._unfinished = ""
         self._unspoken = 0
         """Characters, the unfinished ones included."""
-        self._complete = False
+        self._complete = self._cut_short = False
+        """Whether no more text is taken, and whether that is because the server ends."""
         self._sentences: asyncio.Queue[SpeechBody | None] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -61,7 +62,8 @@ class Conversation:
         stopping = asyncio.ensure_future(self._model.stopping.wait())
         try:
             await asyncio.wait({speaking, listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done():
+            if stopping.done() and not self._complete:
+                self._cut_short = True
                 self._end()
             await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -92,6 +94,8 @@ class Conversation:
         elif kind not in ("input.text", "input.done"):
             known = "session.config, input.text, input.done, session.close"
             raise InvalidRequest(f"No message has the type {kind[:50]!r}. There is: {known}.", param="type")
+        elif self._cut_short:
+            raise _ending()
         elif self._complete:
             raise InvalidRequest("input.done was the end of the text; say more in another session.", param="type")
         elif kind == "input.done":
@@ -117,9 +121,8 @@ class Conversation:
         self._unfinished = text[ends[-1] :] if ends else text
 
     def _end(self) -> None:
-        if not self._complete:
-            self._complete = True
-            self._sentences.put_nowait(_END)
+        self._complete = True
+        self._sentences.put_nowait(_END)
 
     def _put(self, sentence: str) -> None:
         self._sentences.put_nowait(self._config.model_copy(update={"input": sentence}))
@@ -139,8 +142,8 @@ class Conversation:
                 except Exception as error:
                     await self._send_error(as_speech_error(error), sentence_index=index)
             index += 1
-        if self._unspoken:
-            await self._send_error(NotReady("The server is about to end; the last of the text was not spoken."))
+        if self._cut_short:
+            await self._send_error(_ending())
         else:
             await self._send({"type": "session.done"})
 
@@ -164,6 +167,10 @@ class Conversation:
 
     async def _send_error(self, error: SpeechError, **about: int) -> None:
         await self._send({**openai_error_body(error)["error"], **about, "type": "error"})
+
+
+def _ending() -> NotReady:
+    return NotReady("The server is about to end; say what was not spoken in another session.")
 
 
 def _parse(text: str | None) -> dict[str, Any]:

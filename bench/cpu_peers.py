@@ -240,7 +240,6 @@ def exactness(layers: int) -> None:
     from higgs_server.backends.higgs_v2.network import HiggsNetwork
     from higgs_server.backends.higgs_v2.onnx_model import OnnxNetwork
     from higgs_server.backends.higgs_v2.packed import PackedWeights
-    from higgs_server.backends.higgs_v2.projection import Projection
     from higgs_server.engine.interface import AudioRun, TextRun
 
     config = replace(config_of(layers), vocab_size=1000)
@@ -257,23 +256,22 @@ def exactness(layers: int) -> None:
             logits.append(network.decode(kv_cache, row[None], torch.tensor([place]), place + 1)[0])
         return torch.stack(logits)
 
-    network = HiggsNetwork(config, torch.device("cpu"), torch.float32)
-    with torch.inference_mode():
+    @torch.no_grad()
+    def filled(dtype: torch.dtype, int8: bool = False) -> HiggsNetwork:
+        network = HiggsNetwork(config, torch.device("cpu"), dtype, int8=int8)
         for name, parameter in network.named_parameters():
-            parameter.copy_(weight_of(name))
+            if (quantized := network.quantized(name)) is not None:
+                quantized.fill(0, weight_of(name))
+            else:
+                parameter.copy_(weight_of(name))
+        return network
+
+    network = filled(torch.float32)
     exact = forced(network)
     network.to(torch.bfloat16).dtype = torch.bfloat16
     results = {"bfloat16": forced(network)}
-    network = HiggsNetwork(config, torch.device("cpu"), torch.bfloat16, int8=True)
-    with torch.inference_mode():
-        for name, parameter in network.named_parameters():
-            module = network.get_submodule(name.rpartition(".")[0])
-            if isinstance(module, Projection) and module.scales is not None:
-                module.fill(0, weight_of(name))
-            else:
-                parameter.copy_(weight_of(name))
-    results["int8 in whole rows, the rest in bfloat16, as on a GPU"] = forced(network)
     del network
+    results["int8 in whole rows, the rest in bfloat16, as on a GPU"] = forced(filled(torch.bfloat16, int8=True))
     plain = mock.patch.object(quantize, "_between_ends", rounded_plainly)
     four = mock.patch.object(packed, "bits_for", lambda name, _: 4 if _is_product(name) else None)
     variants: list[tuple[str, str, list[Any]]] = [

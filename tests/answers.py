@@ -1,16 +1,25 @@
-"""Reading what the native endpoints answer."""
+"""Reading what a server answers, its native endpoints above all."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import socket
 import wave
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+def rest_of(raw: socket.socket) -> bytes:
+    """All that comes until the connection ends."""
+    found = b""
+    while piece := raw.recv(65_536):
+        found += piece
+    return found
 
 
 def wav_samples(data: bytes) -> npt.NDArray[np.int16]:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from answers import events
+from answers import events, rest_of
 from conversing import connected, receive_until, send
 from server_process import FaultyServer, ServerProcess
 
@@ -39,14 +39,6 @@ def connection(server: ServerProcess, **options: int) -> Iterator[socket.socket]
             raw.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
         raw.connect((url.host, url.port or 80))
         yield raw
-
-
-def rest_of(raw: socket.socket) -> bytes:
-    """All that comes until the connection ends."""
-    found = b""
-    while piece := raw.recv(65_536):
-        found += piece
-    return found
 
 
 def assert_healthy(raw: socket.socket) -> None:

@@ -66,6 +66,7 @@ class Edge:
         record = RequestRecord(request_id, caller=_address(scope), observers=self._observers)
         access = Access(record, scope, self._endpoints)
         token = current_request.set(record)
+        state = scope.get("state", {})
         status = 0
         received = 0
         unread = True
@@ -85,7 +86,7 @@ class Edge:
                 status = message["status"]
                 given_back = MutableHeaders(scope=message)
                 given_back["x-request-id"] = record.id
-                if (stopping := scope.get("state", {}).get("stopping")) and stopping.is_set():
+                if (stopping := state.get("stopping")) and stopping.is_set():
                     given_back["connection"] = "close"
             access.sent(message)
             await send(message)
@@ -95,7 +96,7 @@ class Edge:
                 await self._app(scope, limited_receive, observed_send)
         except Exception as error:
             if status:
-                if scope.get("http_version") == "1.0" and (reset := scope.get("state", {}).get("reset")):
+                if scope.get("http_version") == "1.0" and (reset := state.get("reset")):
                     reset()  # such an answer ends with its connection, and an orderly end would look like its own
                 record.error = record.error or (error if isinstance(error, SpeechError) else SpeechError(str(error)))
                 raise

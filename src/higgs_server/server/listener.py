@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -217,7 +218,5 @@ class Listener(uvicorn.Server):
                 task.add_done_callback(self.server_state.tasks.discard)
 
     async def _take_in(self, accepted: socket.socket) -> None:
-        def connection() -> HttpConnection:
-            return HttpConnection(self.config, self.server_state, self.lifespan.state)
-
+        connection = partial(HttpConnection, self.config, self.server_state, self.lifespan.state)
         await asyncio.get_running_loop().connect_accepted_socket(connection, accepted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from answers import rest_of
 from higgs_server.server.listener import HttpConnection, Listener
 from higgs_server.settings import Settings
 
@@ -33,16 +34,22 @@ class Served:
         routes = [Route("/", self._page), WebSocketRoute("/session", self._session)]
         app = Starlette(routes=routes, lifespan=self._lifespan)
         self.listener = Listener(app, Settings(port=0), self._stopping.set)
+        self._connected = ExitStack()
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Served:
         config = self.listener.config
         config.load()
         self.listener.lifespan = config.lifespan_class(config)
         await self.listener.startup()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._connected.close()
 
     def connect(self) -> socket.socket:
         """The kernel's part of it: the event loop does not run."""
-        raw = socket.create_connection(self.listener.servers[0].sockets[0].getsockname())
+        address = self.listener.servers[0].sockets[0].getsockname()
+        raw = self._connected.enter_context(socket.create_connection(address))
         raw.settimeout(60)
         return raw
 
@@ -63,65 +70,53 @@ class Served:
         await session.send_text("a word")
 
 
-def rest_of(raw: socket.socket) -> bytes:
-    """All that comes until the connection ends."""
-    with raw:
-        found = b""
-        while piece := raw.recv(65_536):
-            found += piece
-        return found
-
-
 @pytest.mark.parametrize("asked", [REQUEST, HANDSHAKE], ids=["request", "handshake"])
 @pytest.mark.parametrize("turns", range(6))
 def test_who_has_connected_is_answered_however_far_the_loop_has_come(turns: int, asked: bytes) -> None:
     async def run() -> None:
-        served = Served()
-        served.said.set()
-        await served.start()
-        raws = [served.connect() for _ in range(3)]
-        for raw in raws:
-            raw.sendall(asked)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        answers = asyncio.gather(*(asyncio.to_thread(rest_of, raw) for raw in raws))
-        await served.end()
-        begin, word = (b"HTTP/1.1 101 ", b"a word") if asked == HANDSHAKE else (b"HTTP/1.1 200 ", b"a page")
-        assert all(answer.startswith(begin) and word in answer for answer in await answers), await answers
+        async with Served() as served:
+            served.said.set()
+            raws = [served.connect() for _ in range(3)]
+            for raw in raws:
+                raw.sendall(asked)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            answers = asyncio.gather(*(asyncio.to_thread(rest_of, raw) for raw in raws))
+            await served.end()
+            begin, word = (b"HTTP/1.1 101 ", b"a word") if asked == HANDSHAKE else (b"HTTP/1.1 200 ", b"a page")
+            assert all(answer.startswith(begin) and word in answer for answer in await answers), await answers
 
     asyncio.run(run())
 
 
 def test_a_session_that_begins_on_an_idle_connection_outlives_its_lingering() -> None:
     async def run() -> None:
-        served = Served()
-        await served.start()
-        raw = served.connect()
-        while not (connections := list(served.listener.server_state.connections)):
+        async with Served() as served:
+            raw = served.connect()
+            while not (connections := list(served.listener.server_state.connections)):
+                await asyncio.sleep(0)
+            (idle,) = connections
+            assert isinstance(idle, HttpConnection)
+            end = asyncio.ensure_future(served.end())
             await asyncio.sleep(0)
-        (idle,) = connections
-        assert isinstance(idle, HttpConnection)
-        end = asyncio.ensure_future(served.end())
-        await asyncio.sleep(0)
-        raw.sendall(HANDSHAKE)
-        await asyncio.wait_for(served.accepted.wait(), 60)
-        idle._close_idle()  # what the timer of its lingering does
-        served.said.set()
-        answer = await asyncio.to_thread(rest_of, raw)
-        await end
-        assert answer.startswith(b"HTTP/1.1 101 ")
-        assert b"a word" in answer
+            raw.sendall(HANDSHAKE)
+            await asyncio.wait_for(served.accepted.wait(), 60)
+            idle._close_idle()  # what the timer of its lingering does
+            served.said.set()
+            answer = await asyncio.to_thread(rest_of, raw)
+            await end
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            assert b"a word" in answer
 
     asyncio.run(run())
 
 
 def test_an_idle_connection_that_came_in_last_does_not_keep_the_server_up() -> None:
     async def run() -> None:
-        served = Served()
-        await served.start()
-        raw = served.connect()
-        end = asyncio.ensure_future(served.end())
-        assert await asyncio.to_thread(rest_of, raw) == b""
-        await end
+        async with Served() as served:
+            raw = served.connect()
+            end = asyncio.ensure_future(served.end())
+            assert await asyncio.to_thread(rest_of, raw) == b""
+            await end
 
     asyncio.run(run())

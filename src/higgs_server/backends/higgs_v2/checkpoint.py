@@ -22,7 +22,6 @@ from torch import Tensor
 
 from higgs_server.backends.higgs_v2.config import HiggsConfig
 from higgs_server.backends.higgs_v2.network import HiggsNetwork
-from higgs_server.backends.higgs_v2.projection import Projection
 from higgs_server.types import LoadError, Progress
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -286,11 +285,10 @@ def _read_exactly(fd: int, tensor: Tensor, file: Path) -> None:
 
 
 def _fill(network: HiggsNetwork, name: str, piece: Piece) -> None:
-    module = network.get_submodule(name.rpartition(".")[0])
-    if isinstance(module, Projection) and module.scales is not None:
+    if (quantized := network.quantized(name)) is not None:
         rows = torch.empty(piece.stored.shape, dtype=piece.stored.dtype)
         read_piece(rows, replace(piece, first_row=0))
-        module.fill(piece.first_row, rows)
+        quantized.fill(piece.first_row, rows)
     else:
         read_piece(network.get_parameter(name).data, piece)
 

@@ -178,6 +178,11 @@ class HiggsNetwork(nn.Module):
         assert self.fused is not None
         return self.fused.read_text(kv_cache, token_ids, place)
 
+    def quantized(self, name: str) -> Projection | None:
+        """The product whose weight is the parameter of that name, where it is kept in int8."""
+        module = self.get_submodule(name.rpartition(".")[0])
+        return module if isinstance(module, Projection) and module.scales is not None else None
+
     def _to_device(self, ids: object) -> Tensor:
         tensor = torch.as_tensor(ids)
         if self.device.type == "cuda":

@@ -12,10 +12,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from ray.serve import Application, Deployment
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_server.backends import backend_for
+from higgs_server.deploy.behind_proxy import BehindProxy
 from higgs_server.deploy.cluster import gpus, with_whole_paths
 from higgs_server.deploy.fleet_metrics import CONTENT_TYPE, merge
 from higgs_server.logs import set_up_logging
@@ -44,7 +43,7 @@ class Replica:
         # Before our own /metrics, which knows of one replica only: whichever answers a scrape answers for all.
         self._app.add_api_route("/metrics", _fleet_metrics, include_in_schema=False)
         self._app.router.routes.insert(0, self._app.router.routes.pop())
-        self._app.add_middleware(_OneRequestId)
+        self._app.add_middleware(BehindProxy)
         return self._app
 
     async def check_health(self) -> None:
@@ -65,21 +64,6 @@ class Replica:
         assert self._app is not None
         text: bytes = self._app.state.metrics.export("")[0]
         return str(serve.get_replica_context().replica_tag), text.decode()
-
-
-class _OneRequestId:
-    """Ray Serve's proxy gives every request an id, which ours takes over, and writes it into the answer itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_without_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                del MutableHeaders(scope=message)["x-request-id"]
-            await send(message)
-
-        await self._app(scope, receive, send_without_id)
 
 
 async def _fleet_metrics(request: Request) -> Response:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from answers import events, generated_samples, streamed_samples
 from conversing import connected, receive_until, send
 from make_tiny_checkpoint import make_tiny_checkpoint
+from metrics_of import idle_metrics, metrics_of
 from ray_cluster import RayCluster
 
 pytestmark = pytest.mark.ray
@@ -34,6 +34,7 @@ LONG: dict[str, Any] = {
     "max_new_tokens": 400,
     "temperature": 1.9,
 }
+PIECES: dict[str, Any] = {"text": "Hello there. " * 100, "chunk_method": "word", "chunk_max_word_num": 2}
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +62,6 @@ def metric(client: httpx.Client, name: str) -> dict[str, float]:
         for sample in family.samples:
             if sample.name == name:
                 found[sample.labels["replica"]] = found.get(sample.labels["replica"], 0) + sample.value
-    return found
-
-
-def outcomes(client: httpx.Client) -> Counter[str]:
-    """How many streams ended how, on all replicas."""
-    found: Counter[str] = Counter()
-    for family in text_string_to_metric_families(client.get("/metrics").raise_for_status().text):
-        for sample in family.samples:
-            if sample.name == "higgs_requests_total" and sample.labels["endpoint"] == "/generate-stream":
-                found[sample.labels["outcome"]] += int(sample.value)
     return found
 
 
@@ -165,8 +156,7 @@ def test_a_clip_arrives_and_errors_leave_as_ever(client: httpx.Client) -> None:
 
 
 def test_sound_passes_the_proxy_while_it_is_made(client: httpx.Client, cluster: RayCluster) -> None:
-    pieces = {"text": "Hello there. " * 100, "chunk_method": "word", "chunk_max_word_num": 2}
-    with client.stream("POST", "/generate-stream", json=LONG | pieces) as answer:
+    with client.stream("POST", "/generate-stream", json=LONG | PIECES) as answer:
         found = events(answer.iter_lines())
         assert next(event for event in found if event["type"] == "audio")
         # Its first sound is here while there is more to be made.
@@ -193,18 +183,19 @@ def test_metrics_are_each_replicas_own(client: httpx.Client) -> None:
     assert sum(metric(client, "higgs_requests_total").values()) >= 6
 
 
-def test_who_goes_away_frees_the_slot_and_is_no_error(client: httpx.Client) -> None:
-    leaving = 16
-    cancelled = sum(metric(client, "higgs_cancels_total").values()) + leaving
-    before = outcomes(client)
-    for _ in range(leaving):  # each another race between the end of the connection and that of the request
-        with client.stream("POST", "/generate-stream", json={**LONG, "max_new_tokens": 2_000}) as answer:
+def test_who_goes_away_frees_the_slot_and_is_no_error(client: httpx.Client, cluster: RayCluster) -> None:
+    def streams(outcome: str) -> float:
+        return metrics_of(cluster.url)("higgs_requests_total", endpoint="/generate-stream", outcome=outcome)
+
+    leaving = 16  # each another race between the end of the connection and that of the request
+    cancelled = streams("cancelled") + leaving
+    for _ in range(leaving):
+        with client.stream("POST", "/generate-stream", json=LONG | PIECES) as answer:
             next(answer.iter_lines())
     deadline = time.monotonic() + 60
-    while sum(metric(client, "higgs_cancels_total").values()) < cancelled:
-        assert time.monotonic() < deadline, outcomes(client) - before
-    assert outcomes(client) - before == {"cancelled": leaving}
-    assert sum(metric(client, "higgs_slots_used").values()) == 0
+    while streams("cancelled") < cancelled:
+        assert time.monotonic() < deadline, f"{streams('internal_error')} called an error"
+    idle_metrics(cluster.url)
 
 
 def test_replicas_that_end_and_begin_under_load_cost_no_answer(cluster: RayCluster) -> None:

@@ -94,7 +94,8 @@ def _decode(data: bytes, container: str, max_seconds: float | None, param: str) 
     with av.open(io.BytesIO(data), "r", format=container) as source:
         if not source.streams.audio:
             raise _bad(param, "there is no sound in it")
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
+        # Each channel by itself: FFmpeg's own way to mono adds floats up to more than there was.
+        resampler = av.AudioResampler(format="flt", rate=SAMPLING_RATE)
         stream = source.streams.audio[0]
         # Where no decoder knows what is in it, a stream has no rate at all.
         rate = getattr(stream, "rate", 0)
@@ -113,7 +114,7 @@ def _decode(data: bytes, container: str, max_seconds: float | None, param: str) 
                     raise
                 frame, ended = None, True
             for resampled in resampler.resample(frame):
-                piece = resampled.to_ndarray()[0].copy()
+                piece = resampled.to_ndarray().reshape(-1, resampled.layout.nb_channels).mean(axis=1)
                 pieces.append(piece)
                 count += len(piece)
             if most is not None and count > most:

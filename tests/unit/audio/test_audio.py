@@ -33,12 +33,13 @@ def tone(seconds: float = 1.0, rate: int = RATE, frequency: float = 440.0) -> np
     return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
 
 
-def encoded(container: str, codec: str, samples: npt.NDArray[np.float32], rate: int = RATE, channels: int = 1) -> bytes:
+def encoded(container: str, codec: str, samples: npt.NDArray[np.float32], rate: int = RATE) -> bytes:
+    """`samples` are mono, or [channels, time] of stereo."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
-        layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+        layout = "mono" if samples.ndim == 1 else "stereo"
         stream = out.add_stream(codec, rate=48_000 if codec == "libopus" else rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.atleast_2d(samples), format="fltp", layout=layout)
         frame.sample_rate = rate
         resampler = av.AudioResampler(format=stream.format, layout=layout, rate=stream.rate)
         for piece in [*resampler.resample(frame), *resampler.resample(None)]:
@@ -78,11 +79,22 @@ def test_common_formats_decode_to_the_same_sound(container: str, codec: str) -> 
     assert np.abs(clip.samples[4_000:-4_000]).max() == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 6), (96_000, 2)])
-def test_any_rate_and_channels_become_mono_24_khz(rate: int, channels: int) -> None:
-    clip = decode(encoded("wav", "pcm_s16le", tone(rate=rate), rate, channels))
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 6), (96_000, 2), (48_000, 64)])
+def test_any_rate_and_channels_become_mono_24_khz_as_loud_as_they_are(rate: int, channels: int) -> None:
+    data = io.BytesIO()
+    with wave.open(data, "wb") as out:
+        out.setparams((channels, 2, rate, 0, "NONE", ""))
+        out.writeframes(to_s16le(tone(rate=rate).repeat(channels)))
+    clip = decode(data.getvalue())
     assert clip.duration == pytest.approx(1.0, abs=0.01)
     assert frequency_of(clip.samples) == pytest.approx(440, abs=3)
+    assert np.abs(clip.samples[4_000:-4_000]).max() == pytest.approx(0.5, abs=0.002)
+
+
+def test_channels_are_averaged() -> None:
+    left, right = tone(), -0.5 * tone()
+    data = encoded("flac", "flac", np.stack([left, right]))
+    assert np.allclose(decode(data).samples, (left + right) / 2, atol=1e-3)
 
 
 def test_what_is_no_audio_is_refused() -> None:

@@ -163,13 +163,14 @@ def test_no_layer_is_given_a_neighbour_too_many_or_too_few(ratios: list[int], mo
         window = features[..., 20 - context : 21 + context]
         return float((decoder(window, context, context) - wanted).abs().max())
 
+    # Of values up to 470, rounding is 3e-11 (how sums are cut differs between processors), the least neighbour 4e-4.
     context, reaches = decoder.context_frames, decoder._reaches()
-    assert error(context) < 1e-13
-    assert error(context - 1) > 1e-9
+    assert error(context) < 1e-9
+    assert error(context - 1) > 1e-5
     for layer in range(len(reaches)):
         fewer = [reach - (n == layer) for n, reach in enumerate(reaches)]
         monkeypatch.setattr(decoder, "_reaches", lambda fewer=fewer: fewer)
-        assert error(context) > 1e-9, layer
+        assert error(context) > 1e-5, layer
 
 
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 10), (2, 10), (7, 3), (10, 10), (15, 24), (40, 1), (20, 21)])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from devices import DEVICES
 from higgs_server.backends.higgs_v2.checkpoint import load_network
@@ -201,6 +202,27 @@ def test_prefill_in_parts_and_decode_agree_with_prefill_at_once(tmp_path: Path) 
     cut = length(runs) - 1
     decoded = network.decode(at_once[:, :, 1:2], torch.tensor(runs[-1].rows), torch.tensor([cut]), cut + 1)[0]  # type: ignore[union-attr]
     assert torch.allclose(decoded, logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("row_by_row", [True, False])
+def test_attention_may_answer_in_another_layout(monkeypatch: pytest.MonkeyPatch, row_by_row: bool) -> None:
+    """PyTorch's memory-efficient kernel for CUDA has the heads innermost."""
+    network = load_network(GOLDEN / "higgs-v2-tiny-original", CPU, torch.float32)
+    network.row_by_row = row_by_row
+    run, row = TextRun(np.arange(9)), torch.zeros(1, 8, dtype=torch.int64)
+
+    def logits() -> tuple[torch.Tensor, torch.Tensor]:
+        cache = network.new_kv_cache(1, 10)
+        return network.prefill(cache, 0, 0, [run]), network.decode(cache, row, torch.tensor([9]), 10)
+
+    wanted = logits()
+    contiguous = F.scaled_dot_product_attention
+
+    def heads_innermost(*inputs: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        return contiguous(*inputs, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", heads_innermost)
+    assert all(map(torch.equal, logits(), wanted))
 
 
 WIDE = replace(

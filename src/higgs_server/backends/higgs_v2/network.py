@@ -115,6 +115,9 @@ class HiggsNetwork(nn.Module):
         self.device = device
         self.row_by_row = device.type == "cpu"
         """Whether a step does its rows one by one, which needs their lengths on the host and cannot be captured."""
+        if device.type == "cuda":
+            # cuDNN plans attention anew for every length of a prompt, in tens of milliseconds, and keeps each plan.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         # Made on the CPU: on "meta", where checkpoint.py plans first, arithmetic would import half of torch's compiler.
         self._frequencies = rotary_frequencies(self.config).to(device)
         self._codebook_offsets = (torch.arange(self.num_codebooks) * self.codebook_size).to(device)
@@ -235,7 +238,7 @@ class HiggsNetwork(nn.Module):
             # The query heads of one KV head stand behind one another as further queries: GQA without copying keys.
             grouped = query.transpose(0, 1).reshape(1, kv_heads, -1, query.shape[-1])
             result = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=causal)
-            return result.view(-1, n, query.shape[-1]).transpose(0, 1).reshape(n, -1)
+            return result.reshape(-1, n, query.shape[-1]).transpose(0, 1).reshape(n, -1)
 
         return attend
 

@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -157,6 +158,7 @@ def read_lines(stream: BinaryIO) -> Iterator[Line | Outcome]:
     number = 0
     while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        raw = raw.removeprefix(BOM_UTF8)  # some editors and shells begin a file with it
         if not raw.strip():
             continue
         name: str | None = None

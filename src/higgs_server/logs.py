@@ -97,7 +97,7 @@ class _OnceASecond(logging.Filter):
     _said = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.getMessage().startswith("socket.accept() out of system resource"):
+        if not str(record.msg).startswith("socket.accept() out of system resource"):
             return True
         again = record.created < self._said + 1
         self._said = self._said if again else record.created

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from websockets.exceptions import InvalidStatus
 
 from conversing import connected, of_type, say
 from server_process import ServerProcess
 
+ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = "https://studio.example"
 RATE = 12
 
@@ -47,6 +51,20 @@ def test_every_key_opens_and_the_log_knows_its_name(server: ServerProcess, clien
     for wrong in ("a-ke", "a-key2", "alice", "alice:a-key", "first,second"):
         assert client.get("/info", headers=key(wrong)).status_code == 401
     assert not any(secret in server.log for secret in ("a-key", "b-key", "second"))
+
+
+def test_the_probe_for_kubernetes_gets_in_by_one_of_the_keys(server: ServerProcess) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
+    pods = next(item for item in documents if item["kind"] == "Deployment")["spec"]["template"]
+    (container,) = pods["spec"]["containers"]
+    python, *arguments, program = container["readinessProbe"]["exec"]["command"]
+    assert python == "python"
+    program = program.replace("http://127.0.0.1:8000", server.url)
+    for keys, ready in (("first,second", True), (" second , first", True), ("neither,first", False), ("", False)):
+        probe = subprocess.run(
+            [sys.executable, *arguments, program], env={"HIGGS_SERVER_API_KEY": keys}, capture_output=True
+        )
+        assert (probe.returncode == 0) is ready, probe.stderr
 
 
 def test_a_caller_s_minute(server: ServerProcess, client: httpx.Client) -> None:

@@ -211,6 +211,11 @@ def test_a_bad_line_is_told_and_the_next_one_counts(bad: bytes, name: str | None
     assert (last.id, last.number, last.request.text) == ("7", 4, "Bye.")
 
 
+def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+    lines = list(read_lines(io.BytesIO(b"\xef\xbb\xbf" + GOOD + b'\r\n{"id": "next", "text": "Bye."}\r\n')))
+    assert [line.id for line in lines if isinstance(line, Line)] == ["good", "next"]
+
+
 def test_the_folder_is_mended_after_an_abrupt_end(tmp_path: Path) -> None:
     with Results(tmp_path) as results:
         for name in ("kept", "without-sound"):

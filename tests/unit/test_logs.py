@@ -188,6 +188,16 @@ def test_a_console_that_is_closed_harms_nobody(monkeypatch: pytest.MonkeyPatch, 
     assert "to the file at least" in file.read_text()
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_that_cannot_be_made_stops_nobody(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    set_up_logging("INFO", None, form)  # type: ignore[arg-type]
+    log.warning("%d items", "many")
+    log.warning("and on")
+    console = capsys.readouterr().err
+    assert "TypeError" in console
+    assert "and on" in console
+
+
 def test_asyncio_without_files_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("INFO", None)
     for _ in range(1000):

@@ -86,22 +86,25 @@ class Bucket(Folder):
             raise self._failed(error, "written") from error
 
     def _take_lock(self, mine: bytes) -> None:
-        holder, since = b"", time.monotonic()
+        holder, since, leases = b"", time.monotonic(), 0
         while not self._create(LOCK, mine):
             found = b""
             with suppress(FileNotFoundError):
                 found = self.open(LOCK, None)
             if found != holder or not found:
-                holder, since = found, time.monotonic()
+                holder, since, leases = found, time.monotonic(), 0
             elif time.monotonic() - since > LEASE_SECONDS:
-                self._break_lock(holder)
-                since = time.monotonic()
+                since, leases = time.monotonic(), leases + 1
+                self._break_lock(holder, leases)
             time.sleep(_TRY_AGAIN * (1 + random.random()))
 
-    def _break_lock(self, holder: bytes) -> None:
-        """Only one of those who wait does it, or the next holder's lock would go too."""
+    def _break_lock(self, holder: bytes, leases: int) -> None:
+        """Only one of those who wait does it, or the next holder's lock would go too.
+
+        Once another lease has been waited for, whoever was to do it has failed or died over it.
+        """
         now = int(time.time())
-        if not self._create(_BROKEN + holder.decode(errors="replace"), b"%d" % now):
+        if not self._create(f"{_BROKEN}{holder.decode(errors='replace')}-{leases}", b"%d" % now):
             return
         self._remove(LOCK)
         for name in [name for name in self._scan() if name.startswith(_BROKEN)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,7 +95,21 @@ def test_a_lock_of_the_dead_is_broken_once(tmp_path: Path, short_lease: None) ->
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))
-    assert [file.name for file in tmp_path.iterdir()] == [f"{LOCK}-broken-dead"]
+    assert [file.name for file in tmp_path.iterdir()] == [f"{LOCK}-broken-dead-1"]
+
+
+def test_whoever_cannot_break_a_lock_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_lease: None
+) -> None:
+    (tmp_path / LOCK).write_bytes(b"dead")
+    storage = Bucket(f"shelf://{tmp_path}")
+    with monkeypatch.context() as away:
+        away.setattr(storage._fs, "rm_file", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "for a moment")))
+        with pytest.raises(StorageFailed), storage.locked():
+            pass
+    with storage.locked():
+        assert (tmp_path / LOCK).read_bytes() != b"dead"
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_recording_travels_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from answers import generated_samples
 from conversing import connected, of_type, receive_until, say, send, sound
 from decoders import decode
 from metrics_of import idle_metrics
-from server_process import KEY, ServerProcess
+from server_process import KEY, FaultyServer, ServerProcess
 
 SESSIONS = 8
 
@@ -118,6 +118,24 @@ def test_mistakes_are_told_and_the_session_goes_on(socket: ClientConnection) -> 
     assert "belinda" in error["message"]
     assert (error["param"], error["sentence_index"]) == ("voice", 0)
     assert any(isinstance(message, bytes) for message in say(socket, "Hello.", voice="belinda"))
+
+
+def test_clips_that_wait_for_their_sentences_are_bounded(faulty_server: FaultyServer) -> None:
+    clip = "data:audio/wav;base64," + "A" * 10_000_000
+    faulty_server.control("hold", "prefill")
+    try:
+        with connected(faulty_server.url) as session:
+            send(session, "input.text", text="One. Two. Thr")
+            for number in (1, 2, 2, 3, 2):  # of 25 MB
+                send(session, "session.config", ref_audio=f"{clip}{number}")
+            send(session, "session.config", speed="slow")
+            refused = [receive_until(session, "error")[-1] for _ in range(2)]
+            assert [(error["code"], error["param"]) for error in refused] == [
+                ("too_large", "ref_audio"),
+                ("invalid_request", "speed"),
+            ]
+    finally:
+        faulty_server.control("free", "prefill")
 
 
 def test_input_done_is_the_end_of_the_text(socket: ClientConnection) -> None:

@@ -15,7 +15,6 @@ from higgs_server import __version__
 from higgs_server.library.voices import VoiceLibrary
 from higgs_server.logs import log_request
 from higgs_server.server import (
-    bodies,
     conversation,
     errors,
     native,
@@ -62,7 +61,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="higgs-audio-server", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.model, app.state.metrics = model, metrics  # for whoever runs one or many of these
-    app.state.large_bodies = asyncio.Semaphore(bodies.LARGE_AT_ONCE)
     recordings = voices.Recordings(VoiceLibrary(settings.voice_prompts_dir), settings)
     routers = [part.routes(settings, model) for part in (native, plan, openai)]
     routers += [part.routes(settings, recordings) for part in (voices, uploads)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -24,8 +23,6 @@ Asked = TypeVar("Asked", bound=SpeechRequest)
 
 UPLOADED_VOICE = "upload"
 MAX_REF_TEXT_BYTES = 64 * 1024
-LARGE_BYTES, LARGE_AT_ONCE = 2**20, 32
-"""Bodies of that size and above, of which so many are read at the same time: each lies in memory whole."""
 
 
 async def read_speech_request(request: Request, model: type[Asked], settings: Settings) -> Asked:
@@ -38,10 +35,8 @@ async def read_speech_request(request: Request, model: type[Asked], settings: Se
 async def read_json(request: Request, model: type[Body]) -> Body:
     """A JSON body. Raises MalformedBody, WrongContentType or InvalidRequest."""
     _require_content_type(request, "application/json")
-    async with _turn_to_read(request):
-        body = await request.body()
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(await request.body())
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -75,10 +70,9 @@ async def read_form(request: Request, max_files: int, settings: Settings) -> Asy
     """A multipart body; what is large in it lies on disk until the block ends. Raises 400, 415 or 507."""
     _require_content_type(request, "multipart/form-data")
     try:
-        async with _turn_to_read(request):
-            # A text that is too long is told as such, where its field is known.
-            part = settings.max_upload_mb * 2**20
-            form = await request.form(max_files=max_files, max_fields=50, max_part_size=part)
+        # A text that is too long is told as such, where its field is known.
+        part = settings.max_upload_mb * 2**20
+        form = await request.form(max_files=max_files, max_fields=50, max_part_size=part)
     except (MultiPartException, HTTPException, ValueError):
         raise MalformedBody("The body is not a valid form.", "请求体不是有效的表单。") from None
     except OSError as error:
@@ -107,16 +101,6 @@ def check_text_length(text: str, settings: Settings, param: str = "text") -> Non
             f"{param} 共 {len(text)} 个字符，超过上限 {most}。请分段发送，或调大 --max-text-length。",
             param=param,
         )
-
-
-def _turn_to_read(request: Request) -> AbstractAsyncContextManager[None]:
-    """For the block that reads a body: large ones, and those that do not say how large they are, are read few at a
-    time."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) < LARGE_BYTES:
-        return nullcontext()
-    turns: asyncio.Semaphore = request.app.state.large_bodies
-    return turns
 
 
 def _require_content_type(request: Request, wanted: str) -> None:

@@ -63,7 +63,8 @@ class Callers:
         if not self._names:
             return address
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = _digest(bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", ""))
+        key = bearer.strip(" ") if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        given = _digest(key.encode("latin-1"))  # as HTTP's headers are decoded
         found = None
         for digest, name in self._names.items():  # all of them: how long it takes tells nothing
             if hmac.compare_digest(digest, given):
@@ -130,7 +131,7 @@ class Callers:
             log.info("%s has changed: %d keys", self._file, len(named))
         self._written = written
         bare = [(f"key-{number}", key) for number, key in enumerate(self._flag_keys, 1)]
-        self._names = {_digest(key): name for name, key in [*bare, *named]}
+        self._names = {_digest(key.encode()): name for name, key in [*bare, *named]}
 
 
 def read_key_file(file: Path) -> list[tuple[str, str]]:
@@ -157,6 +158,6 @@ def read_key_file(file: Path) -> list[tuple[str, str]]:
     return named
 
 
-def _digest(key: str) -> bytes:
+def _digest(key: bytes) -> bytes:
     """All digests are of one length, so comparing them does not tell the key's."""
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key).digest()

@@ -49,6 +49,8 @@ class Conversation:
         self._unfinished = ""
         self._unspoken = 0
         """Characters, the unfinished ones included."""
+        self._clips = 0
+        """Characters of the different clips since sentences wait, each of which is held until its own are spoken."""
         self._complete = self._cut_short = False
         """Whether no more text is taken, and whether that is because the server ends."""
         self._sentences: asyncio.Queue[SpeechBody | None] = asyncio.Queue()
@@ -87,10 +89,7 @@ class Conversation:
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "session.config":
-            try:
-                self._config = SpeechBody.model_validate_json(json.dumps({**_DEFAULTS, **message, "input": ""}))
-            except ValidationError as error:
-                raise invalid_request(error.errors(include_input=False)[0]) from None
+            self._configure(message)
         elif kind not in ("input.text", "input.done"):
             known = "session.config, input.text, input.done, session.close"
             raise InvalidRequest(f"No message has the type {kind[:50]!r}. There is: {known}.", param="type")
@@ -103,6 +102,21 @@ class Conversation:
             self._end()
         else:
             self._add(message.get("text"))
+
+    def _configure(self, message: dict[str, Any]) -> None:
+        try:
+            config = SpeechBody.model_validate_json(json.dumps({**_DEFAULTS, **message, "input": ""}))
+        except ValidationError as error:
+            raise invalid_request(error.errors(include_input=False)[0]) from None
+        before = 0 if self._sentences.empty() else self._clips
+        if config.ref_audio == self._config.ref_audio:
+            config = config.model_copy(update={"ref_audio": self._config.ref_audio})
+        else:
+            self._clips = before + len(config.ref_audio or "")
+            if before and self._clips > self._settings.max_upload_mb * 2**20:
+                self._clips = before
+                raise TooLarge("Sentences with other clips wait to be spoken. Send this later.", param="ref_audio")
+        self._config = config
 
     def _add(self, text: object) -> None:
         if not isinstance(text, str):

@@ -5,6 +5,7 @@ Pure ASGI, so that a closed connection and a stream pass through untouched.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import secrets
@@ -15,17 +16,20 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_server.server.access import Access
+from higgs_server.server.admission import Overloaded, before_deadline
 from higgs_server.server.callers import Callers
 from higgs_server.server.errors import HeadersTooLarge, error_response, unexpected
 from higgs_server.server.origins import Origins
 from higgs_server.server.studio import wants_page
 from higgs_server.settings import Settings
 from higgs_server.telemetry import Observer, RequestRecord, current_request
-from higgs_server.types import InvalidRequest, SpeechError, TooLarge
+from higgs_server.types import InvalidRequest, NotReady, SpeechError, TooLarge
 
 _OPEN_PATHS = {"/health"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_UNREAD_BYTES = 64 * 2**20
+LARGE_BYTES, LARGE_AT_ONCE = 2**20, 32
+"""Of bodies beyond that size so many are read at the same time: each lies in memory whole."""
 _FREE_METHODS = {"GET", "HEAD", "OPTIONS"}
 """They speak nothing, and count for no limit of a caller's."""
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 32 * 2**10
@@ -49,7 +53,8 @@ class Edge:
         self._endpoints = endpoints
         self._callers = callers
         self._origins = origins
-        self._timeout = settings.request_timeout
+        self._timeout, self._patience = settings.request_timeout, settings.client_timeout
+        self._large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
         self._max_body = settings.max_upload_mb * 2**20 + 8 * settings.max_text_length + 2**16
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,24 +74,45 @@ class Edge:
         state = scope.get("state", {})
         status = 0
         received = 0
-        unread = True
+        unread, has_turn = True, False
 
-        async def limited_receive() -> Message:
+        def stopping() -> bool:
+            event = state.get("stopping")
+            return event is not None and event.is_set()
+
+        async def read() -> Message:
             nonlocal received, unread
             message = await receive()
             received += len(message.get("body", b""))
             unread = message.get("more_body", False)
+            return message
+
+        async def limited_receive() -> Message:
+            nonlocal has_turn
+            message = await read()
             if received > self._max_body:
                 raise self._too_large()
+            if unread and received > LARGE_BYTES and not has_turn:
+                await self._turn_to_read(record)
+                has_turn = True
+            elif has_turn and not unread:
+                self._large_bodies.release()
+                has_turn = False
             return message
 
         async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                if message["status"] >= 400 and headers.get("expect", "").lower() != "100-continue":
+                    # What is left of the body is read, within reason: closing on a client that is still sending would
+                    # reset the connection, and the answer would be lost.
+                    most = received + MAX_UNREAD_BYTES
+                    while unread and received < most:
+                        await read()
                 status = message["status"]
                 given_back = MutableHeaders(scope=message)
                 given_back["x-request-id"] = record.id
-                if (stopping := state.get("stopping")) and stopping.is_set():
+                if stopping():
                     given_back["connection"] = "close"
             access.sent(message)
             await send(message)
@@ -94,19 +120,27 @@ class Edge:
         try:
             with self._admitted(record, scope, headers):
                 await self._app(scope, limited_receive, observed_send)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                if not stopping():
+                    raise
+                error = NotReady(  # its time to finish what it has begun is over
+                    "The server has ended before the answer was complete: ask again.",
+                    "服务已停止，未能完成这次请求，请重试。",
+                    retry_after=10,
+                )
+            elif isinstance(error.__cause__, SpeechError):
+                error = error.__cause__  # Starlette's word for one in the middle of an answer
             if status:
                 if scope.get("http_version") == "1.0" and (reset := state.get("reset")):
                     reset()  # such an answer ends with its connection, and an orderly end would look like its own
                 record.error = record.error or (error if isinstance(error, SpeechError) else SpeechError(str(error)))
-                raise
+                raise error
             known = record.error = error if isinstance(error, SpeechError) else unexpected(error)
-            # What is left of the body is read, within reason: closing on a client that is still sending would reset
-            # the connection, and the answer would be lost.
-            if unread:
-                await self._drain(receive, headers)
             await error_response(known, headers, scope["path"])(scope, receive, observed_send)
         finally:
+            if has_turn:
+                self._large_bodies.release()
             access.done()
             current_request.reset(token)
 
@@ -180,19 +214,20 @@ class Edge:
             )
         return min(seconds, self._timeout or math.inf)
 
+    async def _turn_to_read(self, record: RequestRecord) -> None:
+        try:
+            async with asyncio.timeout(self._patience), before_deadline(record):
+                await self._large_bodies.acquire()
+        except TimeoutError:
+            raise Overloaded(
+                f"{LARGE_AT_ONCE} large uploads are on their way. Try again in a minute.",
+                f"已有 {LARGE_AT_ONCE} 个大文件正在上传，请一分钟后重试。",
+                retry_after=60,
+            ) from None
+
     def _too_large(self) -> TooLarge:
         limit = f"{self._max_body / 2**20:.0f} MB"
         return TooLarge(f"The request is larger than {limit}.", f"请求超过 {limit}。")
-
-    async def _drain(self, receive: Receive, headers: Headers) -> None:
-        if headers.get("expect", "").lower() == "100-continue":
-            return
-        unread = 0
-        while unread < MAX_UNREAD_BYTES:
-            message = await receive()
-            unread += len(message.get("body", b""))
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                return
 
 
 def _is_open(path: str, headers: Headers) -> bool:

@@ -6,9 +6,11 @@ uvicorn speaks HTTP and WebSocket; here is what it leaves open. Knows no endpoin
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -25,9 +27,12 @@ from higgs_server.server.edge import MAX_HEADER_BYTES
 from higgs_server.settings import Settings
 
 SLOWEST = 1_000
-"""Bytes a second that a client must send or read at least, beyond the patience it is met with."""
+"""Bytes a second that a client must send or read at least, beyond the patience it is met with. Reading shows only in
+steps: the client's kernel tells of its room once there is a fair part of its window, 100 kB or so."""
 LINGER = 0.5
 """Seconds that an idle connection stays open when the server ends: what is on its way is answered, and not lost."""
+PONG_SECONDS = 300
+"""How long a pong may take: it comes once the client has read all the sound before the ping, maybe as it plays it."""
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -58,18 +63,31 @@ class _ReadBy(asyncio.Protocol):
 
     def _await_reading(self) -> None:
         patience = self.app_state["patience"]
-        unread = self.transport.get_write_buffer_size()
-        self._unread_timer = self.loop.call_later(patience, self._check_reading, unread - patience * SLOWEST)
+        self._unread_timer = self.loop.call_later(patience, self._check_reading, self._unread() - patience * SLOWEST)
 
     def _check_reading(self, most: float) -> None:
-        if self.transport.get_write_buffer_size() > most:
-            self.transport.abort()
+        if self._unread() > most:
+            self._reset()
         else:
             self._await_reading()
+
+    def _unread(self) -> int:
+        """Bytes that the client's side has not taken. The kernel's are part of it: it makes room in large steps."""
+        unsent = self.transport.get_write_buffer_size()
+        raw = self.transport.get_extra_info("socket")
+        with suppress(OSError):
+            unsent += struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        return unsent
 
     def _all_read(self) -> None:
         if self._unread_timer is not None:
             self._unread_timer.cancel()
+
+    def _reset(self) -> None:
+        """Ends the connection so that no client takes what it has for the whole (RST)."""
+        if (raw := self.transport.get_extra_info("socket")) is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
 
 class HttpConnection(_ReadBy, H11Protocol):
@@ -99,13 +117,9 @@ class HttpConnection(_ReadBy, H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._arriving is None:
-            self._await_request()
         self._received += len(data)
         super().data_received(data)
-        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
-        if not begun and self.conn.their_state is not h11.SEND_BODY:
-            self._request_is_there()
+        self._watch_request()
 
     def shutdown(self) -> None:
         """uvicorn's call when it stops."""
@@ -115,6 +129,7 @@ class HttpConnection(_ReadBy, H11Protocol):
     def on_response_complete(self) -> None:
         """uvicorn's, as an answer ends."""
         super().on_response_complete()
+        self._watch_request()  # one that came in while this was answered
         if self._ending:
             self.loop.call_later(LINGER, self._close_idle)
 
@@ -123,6 +138,13 @@ class HttpConnection(_ReadBy, H11Protocol):
         idle = self.cycle is None or self.cycle.response_complete
         if idle and not became_a_websocket and not self.transport.is_closing():
             super().shutdown()
+
+    def _watch_request(self) -> None:
+        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if not begun and self.conn.their_state is not h11.SEND_BODY:
+            self._request_is_there()
+        elif self._arriving is None:
+            self._await_request()
 
     def _await_request(self) -> None:
         self._received = 0
@@ -134,7 +156,7 @@ class HttpConnection(_ReadBy, H11Protocol):
         if left > 0:
             self._arriving = self.loop.call_later(left, self._check_request, began, patience)
         elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.abort()
+            self._reset()
         else:
             self.transport.write(_TIMED_OUT)
             self.transport.close()
@@ -143,12 +165,6 @@ class HttpConnection(_ReadBy, H11Protocol):
         if self._arriving is not None:
             self._arriving.cancel()
             self._arriving = None
-
-    def _reset(self) -> None:
-        """Ends the connection so that no client takes what it has for the whole (RST)."""
-        if (raw := self.transport.get_extra_info("socket")) is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
 
 
 class WebSocketConnection(_ReadBy, WebSocketsSansIOProtocol):
@@ -174,6 +190,7 @@ def transport(settings: Settings) -> dict[str, Any]:
         "loop": "asyncio",
         "http": f"{__name__}:{HttpConnection.__name__}",
         "ws": f"{__name__}:{WebSocketConnection.__name__}",
+        "ws_ping_timeout": PONG_SECONDS,
         "log_config": None,
         "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
         "timeout_keep_alive": settings.keep_alive,

@@ -13,10 +13,10 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from higgs_server.backends import USE_EMBEDDED
-from higgs_server.server.admission import Admission
+from higgs_server.server.admission import Admission, Overloaded, before_deadline
 from higgs_server.settings import EMBEDDED, Settings
 from higgs_server.synthesizer import Synthesizer
-from higgs_server.telemetry import progress_bar
+from higgs_server.telemetry import current_request, progress_bar
 from higgs_server.types import LoadError, NotReady, SpeechError
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class ServedModel:
         self.admission = Admission(settings.max_waiting)
         # Not those of everybody: sound that is on its way needs them, and one clip waits for another.
         self._planners = ThreadPoolExecutor(PLANNED_AT_ONCE, thread_name_prefix="plan")
+        self._planning = 0
         self.stopping = asyncio.Event()
         """The server finishes what it has begun, and ends."""
 
@@ -79,9 +80,24 @@ class ServedModel:
     async def plan(
         self, call: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
     ) -> Result:
-        """What `call` returns, off the event loop: whatever comes before an utterance's turn and may take a while."""
+        """What `call` returns, off the event loop: whatever comes before an utterance's turn and may take a while.
+
+        Raises Overloaded where as many wait already as may wait for a turn, and DeadlineExceeded. Whoever is cancelled
+        before it begins is not worked for.
+        """
+        if self._planning >= PLANNED_AT_ONCE + self.admission.state.max_waiting:
+            raise Overloaded(
+                f"The server is busy: {self._planning} requests wait to be read. Try again in 10 seconds.",
+                f"服务器繁忙：{self._planning} 个请求正在等待读取，请在 10 秒后重试。",
+                retry_after=10,
+            )
         work = partial(contextvars.copy_context().run, call, *arguments, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._planners, work)
+        self._planning += 1
+        try:
+            async with before_deadline(current_request.get()):
+                return await asyncio.get_running_loop().run_in_executor(self._planners, work)
+        finally:
+            self._planning -= 1
 
     @property
     def state(self) -> LoadState:

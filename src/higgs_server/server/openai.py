@@ -26,7 +26,15 @@ from higgs_server.server.bodies import check_text_length, read_json, uploaded_vo
 from higgs_server.server.errors import as_speech_error, openai_error_body
 from higgs_server.server.model import ServedModel
 from higgs_server.server.openapi import OPENAI_ERRORS, json_body
-from higgs_server.server.streaming import STREAM_HEADERS, ClientGone, SpokenResponse, event, first_then_rest, speak
+from higgs_server.server.streaming import (
+    STREAM_HEADERS,
+    ClientGone,
+    SpokenResponse,
+    event,
+    first_then_rest,
+    speak,
+    while_connected,
+)
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.text.chunk import count_words
@@ -125,7 +133,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def speech(request: Request) -> Response:
         """Speaks a text; the answer is the encoded sound, sent while it is made."""
         body = await read_json(request, SpeechBody)
-        script = await model.plan(plan_speech, body, model.get(), settings)
+        script = await while_connected(request, model.plan(plan_speech, body, model.get(), settings))
         spoken = speak(model, script) if count_words(script.text) else _pause()
         pieces = await first_then_rest(spoken, request)
         sound = EncodedSpeech(pieces, body)

@@ -14,6 +14,7 @@ from higgs_server.server.bodies import read_speech_request
 from higgs_server.server.model import ServedModel
 from higgs_server.server.openapi import ERRORS, json_body
 from higgs_server.server.schemas import Plan, PlannedChunk
+from higgs_server.server.streaming import while_connected
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import draft
 from higgs_server.text.dialogue import speakers
@@ -24,16 +25,15 @@ from higgs_server.types import Script, SpeechRequest
 def routes(settings: Settings, model: ServedModel) -> APIRouter:
     """The router of `/plan` over one served model, loaded or not."""
     router = APIRouter(tags=["native"])
-    refusals = {status: refusal for status, refusal in ERRORS.items() if status != 503}
 
-    @router.post("/plan", responses=refusals, openapi_extra=json_body(SpeechRequest))
+    @router.post("/plan", responses=ERRORS, openapi_extra=json_body(SpeechRequest))
     async def plan(request: Request) -> Plan:
         """The text as the model reads it and the pieces it is generated in, each with its place in the text sent.
 
         A dry run of `/generate`: the same body, refused for the same reasons, and nothing is spoken.
         """
         speech_request = await read_speech_request(request, SpeechRequest, settings)
-        return await model.plan(_planned, speech_request)
+        return await while_connected(request, model.plan(_planned, speech_request))
 
     def _planned(request: SpeechRequest) -> Plan:
         synthesizer = model.synthesizer

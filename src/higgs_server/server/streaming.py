@@ -95,12 +95,36 @@ async def speak_whole(request: Request, model: ServedModel, script: Script) -> l
         async with aclosing(speak(model, script)) as pieces:  # type: ignore[type-var]
             return [piece async for piece in pieces]
 
-    return await _while_connected(request, collect())
+    return await while_connected(request, collect())
 
 
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+async def while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """What the coroutine returns. Raises ClientGone, and cancels it, when the client closes the connection first."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.ensure_future(disconnected())
+    await asyncio.sleep(0)
+    if gone.done():  # it left during what came before
+        coroutine.close()
+        raise ClientGone
+    work = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientGone
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
 
 
 class FirstThenRest:
@@ -136,7 +160,7 @@ async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -
                 break
         return first
 
-    return FirstThenRest(await _while_connected(request, begin()), pieces)
+    return FirstThenRest(await while_connected(request, begin()), pieces)
 
 
 class SpokenResponse(StreamingResponse):
@@ -156,27 +180,3 @@ class SpokenResponse(StreamingResponse):
             # A generator that never began has nothing to close, what it would have read has.
             await self._content.aclose()  # type: ignore[attr-defined]
             await self._pieces.aclose()
-
-
-async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """What the coroutine returns. Raises ClientGone, and cancels it, when the client closes the connection first."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    gone = asyncio.ensure_future(disconnected())
-    await asyncio.sleep(0)
-    if gone.done():  # it left during what came before
-        coroutine.close()
-        raise ClientGone
-    work = asyncio.ensure_future(coroutine)
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise ClientGone
-    finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)

@@ -13,12 +13,14 @@ import pytest
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from higgs_server.library.voices import VoiceLibrary
+from higgs_server.server.admission import DeadlineExceeded, Overloaded
 from higgs_server.server.app import create_app
-from higgs_server.server.bodies import LARGE_AT_ONCE, LARGE_BYTES
+from higgs_server.server.edge import LARGE_AT_ONCE, LARGE_BYTES
 from higgs_server.server.listener import WebSocketConnection
 from higgs_server.server.model import PLANNED_AT_ONCE, ServedModel
 from higgs_server.server.voices import MOST_AT_ONCE, Durations, Recordings
 from higgs_server.settings import Settings
+from higgs_server.telemetry import RequestRecord, current_request
 from higgs_server.types import GenerationFailed, InvalidRequest, Voice
 
 PATIENCE = 60
@@ -45,7 +47,7 @@ def test_planning_leaves_the_threads_that_streams_need() -> None:
 
     async def story() -> None:
         model = ServedModel(Settings())
-        plans = [asyncio.ensure_future(model.plan(encode, number)) for number in range(5 * PLANNED_AT_ONCE)]
+        plans = [asyncio.ensure_future(model.plan(encode, number)) for number in range(3 * PLANNED_AT_ONCE)]
         try:
             await asyncio.sleep(0)
             async with asyncio.timeout(PATIENCE):
@@ -53,9 +55,41 @@ def test_planning_leaves_the_threads_that_streams_need() -> None:
             assert len(running) <= PLANNED_AT_ONCE
         finally:
             enough.set()
-        assert await asyncio.gather(*plans) == list(range(5 * PLANNED_AT_ONCE))
+        assert await asyncio.gather(*plans) == list(range(3 * PLANNED_AT_ONCE))
 
     asyncio.run(story())
+
+
+def test_planning_is_bounded_and_given_up_with_whoever_asked() -> None:
+    enough, begun = threading.Event(), []
+
+    def encode(number: int) -> int:
+        begun.append(number)
+        assert enough.wait(PATIENCE)
+        return number
+
+    async def story() -> None:
+        model = ServedModel(Settings(max_waiting=2))
+        plans = [asyncio.ensure_future(model.plan(encode, number)) for number in range(PLANNED_AT_ONCE + 1)]
+        await asyncio.sleep(0)
+        token = current_request.set(RequestRecord("hasty", deadline=0.01))
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await model.plan(encode, 100)
+        finally:
+            current_request.reset(token)
+        leaver = asyncio.ensure_future(model.plan(encode, 101))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await model.plan(encode, 102)
+        leaver.cancel()
+        await asyncio.wait([leaver])
+        plans.append(asyncio.ensure_future(model.plan(encode, 103)))
+        enough.set()
+        assert await asyncio.gather(*plans) == [*range(PLANNED_AT_ONCE + 1), 103]
+
+    asyncio.run(story())
+    assert sorted(begun) == [*range(PLANNED_AT_ONCE + 1), 103]
 
 
 def test_large_bodies_are_read_few_at_a_time_and_small_ones_at_once() -> None:
@@ -63,27 +97,59 @@ def test_large_bodies_are_read_few_at_a_time_and_small_ones_at_once() -> None:
         arriving: list[int] = []
         full, rest = asyncio.Event(), asyncio.Event()
 
-        async def body(number: int) -> AsyncIterator[bytes]:
+        async def small() -> AsyncIterator[bytes]:
+            yield b'{"text": "Hello."}'
+
+        async def large(number: int) -> AsyncIterator[bytes]:
+            yield b" " * (LARGE_BYTES + 1)
             arriving.append(number)
             if len(arriving) == LARGE_AT_ONCE:
                 full.set()
             await rest.wait()
             yield b'{"text": "Hello."}'
 
-        def send(number: int) -> Awaitable[httpx.Response]:
-            headers = {"content-type": "application/json"}
-            if number % 2:
-                headers["content-length"] = str(LARGE_BYTES)
-            return client.post("/plan", content=body(number), headers=headers)
+        def send(body: AsyncIterator[bytes]) -> Awaitable[httpx.Response]:
+            return client.post("/plan", content=body, headers={"content-type": "application/json"})
 
-        large = [asyncio.ensure_future(send(number)) for number in range(3 * LARGE_AT_ONCE)]
+        many = [asyncio.ensure_future(send(large(number))) for number in range(3 * LARGE_AT_ONCE)]
         await full.wait()
-        assert (await client.post("/plan", json={"text": "Hello."})).status_code == 200
+        assert (await send(small())).status_code == 200
         assert len(arriving) == LARGE_AT_ONCE
         rest.set()
-        assert {answer.status_code for answer in await asyncio.gather(*large)} == {200}
+        assert {answer.status_code for answer in await asyncio.gather(*many)} == {200}
 
-    ask(story)
+    ask(story, max_waiting=3 * LARGE_AT_ONCE)
+
+
+def test_a_large_body_whose_turn_does_not_come_is_refused() -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        arriving = 0
+        full, rest = asyncio.Event(), asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal arriving
+            yield b" " * (LARGE_BYTES + 1)
+            arriving += 1
+            if arriving == LARGE_AT_ONCE:
+                full.set()
+            await rest.wait()
+            yield b'{"text": "Hello."}'
+
+        async def one_more() -> AsyncIterator[bytes]:
+            yield b" " * (LARGE_BYTES + 1)
+            yield b'{"text": "Hello."}'
+
+        def send(body: AsyncIterator[bytes]) -> Awaitable[httpx.Response]:
+            return client.post("/plan", content=body, headers={"content-type": "application/json"})
+
+        many = [asyncio.ensure_future(send(body())) for _ in range(LARGE_AT_ONCE)]
+        await full.wait()
+        refused = await send(one_more())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        rest.set()
+        assert {answer.status_code for answer in await asyncio.gather(*many)} == {200}
+
+    ask(story, client_timeout=0.05)
 
 
 def test_recordings_are_kept_few_at_a_time_whichever_way_they_come(

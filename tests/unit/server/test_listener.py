@@ -31,7 +31,7 @@ class Served:
 
     def __init__(self) -> None:
         self.accepted, self.said, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        routes = [Route("/", self._page), WebSocketRoute("/session", self._session)]
+        routes = [Route("/", self._page), Route("/much", self._much), WebSocketRoute("/session", self._session)]
         app = Starlette(routes=routes, lifespan=self._lifespan)
         self.listener = Listener(app, Settings(port=0), self._stopping.set)
         self._connected = ExitStack()
@@ -63,6 +63,9 @@ class Served:
     async def _page(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse("a page")
 
+    async def _much(self, request: Request) -> PlainTextResponse:
+        return PlainTextResponse(bytes(20 * 2**20))
+
     async def _session(self, session: WebSocket) -> None:
         await session.accept()
         self.accepted.set()
@@ -85,6 +88,31 @@ def test_who_has_connected_is_answered_however_far_the_loop_has_come(turns: int,
             await served.end()
             begin, word = (b"HTTP/1.1 101 ", b"a word") if asked == HANDSHAKE else (b"HTTP/1.1 200 ", b"a page")
             assert all(answer.startswith(begin) and word in answer for answer in await answers), await answers
+
+    asyncio.run(run())
+
+
+def test_what_the_kernel_still_holds_is_unread() -> None:
+    """It makes room in steps of megabytes; a client that reads as it plays would seem to have stopped between them."""
+
+    async def run() -> None:
+        async with Served() as served:
+            raw = served.connect()
+            raw.sendall(REQUEST.replace(b"/", b"/much", 1))
+            while not (connections := list(served.listener.server_state.connections)):
+                await asyncio.sleep(0)
+            (connection,) = connections
+            assert isinstance(connection, HttpConnection)
+            async with asyncio.timeout(60):
+                while not connection.transport.get_write_buffer_size():
+                    await asyncio.sleep(0)
+                before, waiting = connection._unread(), connection.transport.get_write_buffer_size()
+                assert before > waiting
+                while connection._unread() == before:  # whatever becomes of what asyncio holds
+                    await asyncio.to_thread(raw.recv, 4096)
+                while connection._unread():
+                    await asyncio.to_thread(raw.recv, 2**20)
+            await served.end()
 
     asyncio.run(run())
 

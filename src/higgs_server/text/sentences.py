@@ -51,6 +51,8 @@ _MAYBE_LAST = _words("""
     temp tel ext misc abbr cont incl excl resp hr hrs secs mins lb lbs oz ft in cm mm km kg yd
 """)
 _WORD_BEFORE = re.compile(rf"[^\W\d_{CJK}](?:[^\W\d_{CJK}]|\.(?=[^\W\d_{CJK}]))*$")
+_LIST_NUMBER = re.compile(r"\s*\d{1,5}|.*(?<!\d)[,;:，；：、]\s?\d{1,2}", re.DOTALL)
+"""What comes before the full stop of `1. Buy milk` and `Steps: 1. Open; 2. Close`, but not of `June 5, 2024.`"""
 _LOOK_BACK = 24
 """Characters before a full stop that are read: longer than any abbreviation."""
 
@@ -138,8 +140,8 @@ def _ends_sentence(text: str, start: int, mark: re.Match[str], end: int, line_en
 
 def _full_stop_ends(text: str, start: int, dot: int, following: str) -> bool:
     """Whether a single full stop at `dot` ends a sentence rather than an abbreviation or a list's number."""
-    if dot - start <= 6 and text[start:dot].strip().isdecimal():
-        return False  # "1. Buy milk"
+    if _LIST_NUMBER.fullmatch(text, max(start, dot - _LOOK_BACK), dot):
+        return False
     chinese_follows = _CJK.match(following) is not None
     match = _WORD_BEFORE.search(text, max(start, dot - _LOOK_BACK), dot)
     word = match[0].lower() if match else ""

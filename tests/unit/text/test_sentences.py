@@ -26,6 +26,9 @@ PROPERTY = settings(derandomize=True, max_examples=100, deadline=None)
         "He wrote (see fig. 3) it in Node.js v2.0.1 and left.",
         "1. Buy milk.",
         "[SPEAKER0] 2. Buy milk.",
+        "Steps: 1. Open the door; 2. Walk in; 3. Sit down.",
+        "步骤：1.打开冰箱；2.放入大象；3.关门。",
+        "步骤:1.打开冰箱;2.放入大象;3.关门.",
         "John Smith Jr. and approx. five others, vs. nobody.",
         "圆周率是3.14，约等于3。",
         "我住在U.S.很久了.",
@@ -50,6 +53,7 @@ def test_one_sentence(sentence: str) -> None:
         ["See example.com.", "Then go."],
         ["So funny.", "<SE>[Laughter]</SE> Then we left."],
         ["1. Buy milk.", "2. Go home."],
+        ["It is 10:30.", "It costs 1,000.", "On June 5, 2024.", "Count 1, 2, 3.", "Then go."],
     ],
 )
 def test_english(sentences: list[str]) -> None:

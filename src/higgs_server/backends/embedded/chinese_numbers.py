@@ -16,7 +16,7 @@ from higgs_server.text.language import UNIT_PATTERN, UNITS
 _DIGITS = "零一二三四五六七八九"
 _MOST_DIGITS = 12
 """A longer integer is an identifier: nobody follows it in 千亿."""
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"(?<!\d)\d+(?:\.\d+)?"
 _MONEY = {"¥": "元", "$": "美元", "€": "欧元", "£": "英镑"}
 _COUNTED = (
     "个|只|位|本|条|张|件|次|天|年|周|小时|分钟|秒|点|岁|元|块|美元|欧元|英镑|杯|瓶|片|份|家|间|辆|台|套|双|对|层|遍|种|名|倍|"
@@ -99,38 +99,54 @@ _BEFORE = r"(?<![A-Za-z\d.])"
 """Where a number begins that is not the tail of another one or of a name."""
 _END = r"(?!\.?\d)"
 """Where a number ends; a full stop after it is the sentence's."""
+_MINUS = r"(?:(?<![-−\dA-Za-z])[-−])?"
+"""Normalisation writes a dash as two hyphens: the second is no sign."""
 _DEGREES = r"(?:°|degrees (?=[CF]))(?:(Celsius|Fahrenheit|[CF])(?![A-Za-z]))?"
 """The scale is the group. Normalisation writes °C as `degrees Celsius`."""
-_RANGE = r"\s*[-~–—−]\s*"
-_BEFORE_RANGE = r"(?<=[\d点分秒])|(?<=\d[%°])|(?<=\d°[CF])|(?<=\d degrees Celsius)"
+_LOWER_END = (
+    rf"(\d(?:\s?(?:[%°月日号时分楼折半]|{UNIT_PATTERN}|{_COUNTED})){{0,2}}|[{_DIGITS}十两]点|(?:周|星期)[{_DIGITS}])"
+)
+_UPPER_END = rf"(?=(?:第|[上下]午|晚上|中午|凌晨)?[¥$€£]?\d|[{_DIGITS}十两]+[点年]|周|星期|次日)"
+_CALLED_A_NUMBER = r"(?:拨打?|热线|电话|号码|密码|验证码|邮编|[编账卡学单证]号)[是为]?:?\s?"
+_LABEL = r"(?<![一-鿿])(?:[图表例题]|步骤|问题|方案|任务|选项|附件|示例|案例)\s?\d+"
 
 _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
+    # Titles, as normalisation writes 《》; `1<2且3>2` is none.
+    (re.compile(r"(?<!\d)(?<!\d )<([^<>]{1,80})>"), r"“\1”"),
     (re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", _A), lambda m: m[0].replace(",", "")),
     # Telephone numbers: mobile, landline, service numbers, and whatever the text calls one.
     (re.compile(rf"(?<![\d.+-])(?:\+?86[- ]?)?1[3-9]\d(?:\d{{8}}|[- ]\d{{4}}[- ]\d{{4}}){_END}", _A), _telephone),
-    (re.compile(rf"(?<![\d.-])(?:0\d{{2,3}}[- ]\d{{7,8}}|[48]00[- ]\d{{3,4}}[- ]\d{{3,4}}){_END}", _A), _telephone),
-    (re.compile(r"(?:(?<=拨打)|(?<=拨)|(?<=热线)|(?<=电话)|(?<=电话是)|(?<=号码是))\s?\d{3,}", _A), _telephone),
-    # Dates and times.
+    (
+        re.compile(rf"(?<![\d.-])(?:0\d{{2,3}}[- ]\d{{3,4}}[- ]?|[48]00[- ]\d{{3,4}}[- ])\d{{3,4}}{_END}", _A),
+        _telephone,
+    ),
+    (re.compile(rf"({_CALLED_A_NUMBER})(\d{{3,}})", _A), lambda m: m[1] + _digits(m[2], one="幺")),
+    (re.compile(r"(?<![\d.])\d{3,5}(?=热线|电话|报警|急救)", _A), _telephone),
+    # Ranges, while years and times are still digits; first the hyphens and colons that are none.
     (re.compile(rf"(?<!\d)(\d{{4}})[-/.](0?[1-9]|1[0-2])[-/.](3[01]|[12]\d|0?[1-9])日?{_END}", _A), _date),
-    (re.compile(rf"(?<!\d)(\d{{4}})(?:{_RANGE}|至|到)(?=\d{{4}}年)", _A), lambda m: _digits(m[1]) + "到"),
-    (re.compile(r"(?<!\d)(\d{4})(?=年)", _A), _year),
-    (re.compile(r"(?<!\d)(\d{2})(?=年(?:代|级|\d{1,2}月))", _A), lambda m: _digits(m[1])),
-    (re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])", _A), _clock),
-    # Signs between numbers: versions, ratios, sums, ranges, fractions.
+    (re.compile(rf"(?<=\d)\s*[-−]\s*(?={_NUMBER}\s*=)", _A), "减"),
+    (re.compile(r"((?:比例|比分|比率)[是为]?:?\s?\d+)\s*[-:]\s*(?=\d)", _A), r"\1比"),
+    (re.compile(rf"({_LABEL})\s*:\s*(?=\d)", _A), r"\1, "),
+    (re.compile(rf"{_LOWER_END}\s*(?:[-~–−]\s*{_UPPER_END}|~\s*(?=[-−]\d))", _A), r"\1到"),
+    # Years and times.
+    (re.compile(r"(?<![\d.:])0(?=[1-9]\s?[月日号点时])", _A), ""),
+    (re.compile(r"(?<!\d)(\d{4}(?=\s?[年届]|[至到]\d{4}\s?年)|(?:19|20)\d\d(?=级))", _A), _year),
+    (re.compile(r"(?<![\d.])(?:\d{2}(?=年(?:代|级|\d{1,2}月))|[05-9][05](?=后))", _A), lambda m: _digits(m[0])),
+    (re.compile(r"(?<!\d)(?<!\d:)([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])", _A), _clock),
+    # Signs between numbers: versions, ratios, sums, fractions.
     (re.compile(rf"{_BEFORE}\d+(?:\.\d+){{2,}}", _A), lambda m: "点".join(map(_integer, m[0].split(".")))),
     (re.compile(r"(?<=\d)\s*:\s*(?=\d)", _A), "比"),
     (re.compile(r"(?<=\d)\s*([*<>])\s*(?=\d)", _A), lambda m: _SIGNS_BETWEEN_NUMBERS[m[1]]),
-    (re.compile(rf"(?<=\d)\s*[-−]\s*(?={_NUMBER}\s*=)", _A), "减"),
-    (re.compile(rf"(?:{_BEFORE_RANGE}){_RANGE}(?=[¥$€£]?\d|[{_DIGITS}十两]+点)", _A), "到"),
     (re.compile(rf"{_BEFORE}(\d+)/(\d+)(?![\d/])", _A), r"\2分之\1"),
     # Numbers with a unit.
-    (re.compile(rf"([¥$€£])\s*({_NUMBER})(\s*[百千万亿]*)", _A), _money),
-    (re.compile(rf"{_BEFORE}([-−]?)({_NUMBER})\s?{_DEGREES}", _A), _temperature),
-    (re.compile(rf"([-−]?{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),
-    (re.compile(rf"([-−]?{_NUMBER})\s?‰", _A), lambda m: "千分之" + _number(m[1])),
+    (re.compile(rf"([¥$€£])\s*({_NUMBER})(\s*[百千万亿]*)(?:[美欧]?元|英镑)?", _A), _money),
+    (re.compile(rf"{_BEFORE}({_MINUS})({_NUMBER})\s?{_DEGREES}", _A), _temperature),
+    (re.compile(rf"({_MINUS}{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),
+    (re.compile(rf"({_MINUS}{_NUMBER})\s?‰", _A), lambda m: "千分之" + _number(m[1])),
     (re.compile(rf"(?<=\d)\s?({UNIT_PATTERN})(?![A-Za-z])", _A), lambda m: UNITS[m[1]]),
-    (re.compile(rf"(?<![\d.第\-−A-Za-z])2(?=\s?(?:{_COUNTED}))", _A), "两"),
+    (re.compile(rf"(\d\s?(?:{_COUNTED}){{1,2}})/(?=[一-鿿])", _A), r"\1每"),
+    (re.compile(rf"(?<![\d.第A-Za-z])(?<!(?<![-−])[-−])2(?!\s?年级)(?=\s?(?:{_COUNTED}))", _A), "两"),
     # What is left.
-    (re.compile(rf"(?<![\dA-Za-z])[-−]{_NUMBER}|{_NUMBER}", _A), lambda m: _number(m[0])),
+    (re.compile(rf"{_MINUS}{_NUMBER}", _A), lambda m: _number(m[0])),
     (re.compile(f"[{''.join(_SIGNS)}]", _A), lambda m: _SIGNS[m[0]]),
 ]

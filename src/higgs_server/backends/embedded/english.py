@@ -14,6 +14,8 @@ from re import Match
 from threading import Lock
 from typing import Any
 
+from higgs_server.backends.embedded.english_numbers import respell_numbers
+
 _log = logging.getLogger(__name__)
 
 _LONGEST_WORD = 24
@@ -83,9 +85,9 @@ def _readable(text: str) -> str:
     if _LETTER_A.fullmatch(text):
         return text.replace("A", "eh")  # it would be read as the article
     text = _FOREIGN_WORD.sub(lambda word: _in_latin_letters(word[0]), text.translate(_BRACKETS))
+    text = respell_numbers("".join(_SYMBOLS.get(character, character) for character in text))
     text = _LONG_WORD.sub(lambda word: _in_pieces(word[0], _LONGEST_WORD), text)
     text = _LONG_NUMBER.sub(lambda number: _in_pieces(number[0], 1), text)
-    text = "".join(_SYMBOLS.get(character, character) for character in text)
     return _LONG_RUN.sub(r"\g<0> ", text)
 
 

@@ -31,6 +31,8 @@ _PUNCTUATION = str.maketrans(
     }
 )  # fmt: skip
 _DOTS = re.compile(r"[.。]{2,}")
+_DASH = re.compile(r"-{2,}|(?<=[^\W\d_] )-(?= [^\W\d_])")
+"""What normalisation makes of a dash that sets words apart; without spaces around it, it looks like `well-known`."""
 _KEPT = frozenset("²³½¼¾™…")
 """Compatibility characters that say more than their decomposition."""
 
@@ -85,7 +87,7 @@ def _plain(text: str) -> str:
     """Half-width characters, ASCII digits, one kind of each punctuation mark, nothing unspeakable."""
     text = _DOTS.sub("…", _SOUND_EVENT.sub(" ", text))
     text = unicodedata.normalize("NFC", text).translate(_PUNCTUATION)
-    return "".join(map(_plain_character, text))
+    return _DASH.sub("—", "".join(map(_plain_character, text)))
 
 
 @lru_cache(maxsize=4096)

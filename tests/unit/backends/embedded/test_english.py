@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from higgs_server.backends.embedded.english import phonemize_english
+from higgs_server.backends.embedded.english_numbers import respell_numbers
 
 
 def us(text: str) -> str:
@@ -78,6 +80,69 @@ def test_abbreviations_are_spelled() -> None:
     assert us("THE FBI AND IBM WORK.").count("ˌIbˌiˈɛm") == 1
     assert "jˌuˈɛs" in us("The US and the IT desk.")
     assert "ˌItˈi" in us("The US and the IT desk.")
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("It costs $3.5.", "It costs three dollars and fifty cents."),
+        ("It costs $3.5 million.", "It costs 3.5 million dollars."),
+        ("It costs -$5 or US$5.", "It costs minus five dollars or US five dollars."),
+        ("Your code is 048213.", "Your code is 0 4 8 2 1 3."),
+        ("Your code is 1234.", "Your code is 1 2 3 4."),
+        ("Flight 007 left.", "Flight 0 0 7 left."),
+        ("Call +44 20 7946 0958.", "Call plus 4 4, 2 0, 7 9 4 6, 0 9 5 8."),
+        ("Call 555-123-4567.", "Call 5 5 5, 1 2 3, 4 5 6 7."),
+        ("Call 1-800-555-0199 now.", "Call 1, 8 0 0, 5 5 5, 0 1 9 9 now."),
+        ("Call 0800 123 456.", "Call 0 8 0 0, 1 2 3, 4 5 6."),
+        ("Call 5551234567.", "Call 5 5 5 1 2 3 4 5 6 7."),
+        ("Call 555-0199.", "Call 5 5 5, 0 1 9 9."),
+        ("Earth is 4500000000 years old.", "Earth is four billion five hundred million years old."),
+        ("Write 500-1000 words.", "Write five hundred to one thousand words."),
+        ("It costs $5–$10.", "It costs five to ten dollars."),
+        ("It costs £10-20.", "It costs ten to twenty pounds."),
+        ("It made $1.5 to $2.5 million.", "It made 1.5 to 2.5 million dollars."),
+        ("I paid $5 to 3 people.", "I paid five dollars to three people."),
+        ("See pages 10-12.", "See pages ten to twelve."),
+        ("Open 9:00-17:00.", "Open 9:00 to 17:00."),
+        ("Open 9am-5pm.", "Open nine A.M. to 5pm."),
+        ("It lasted 2019-2024.", "It lasted 2019 to 2024."),
+        ("About 5%-10% or 1.5-2.5kg.", "About five percent to ten percent or 1.5 to 2.5kg."),
+        ("About ~50 people.", "About about fifty people."),
+        ("So 10-3=7.", "So ten minus three equals seven."),
+        ("He ate 3/4.", "He ate three quarters."),
+        ("Take 1 1/2 cups.", "Take one and one half cups."),
+        ("It is version 2.0.", "It is version two point 0."),
+        ("Share it 50-50.", "Share it 50 50."),
+        ("Open 24/7 for you.", "Open 24 7 for you."),
+        ("He is 5'11\" tall.", "He is five foot eleven tall."),
+        ("Get v2.0.1 now.", "Get v2 point zero point one now."),
+    ],
+)
+def test_numbers_are_read_as_people_say_them(text: str, spoken: str) -> None:
+    assert us(text) == us(spoken)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "On 2024-12-25 COVID-19 met GPT-4 at 09:30.",
+        "On 01/02/2024 and 25.12.2024 it was 0.5 of 1,234,567.89.",
+        "On 06 June 2024 a 10-year-old won 3-2 in F-16s.",
+        "The 1990s, 50%, 2.5kg, 25°C, 100km/h, #1 and No. 5.",
+        "It costs $3.50, or $1.2M.",
+        "Add +10 20 or 100 200 300.",
+    ],
+)
+def test_what_hibari_reads_right_stays(text: str) -> None:
+    assert respell_numbers(text).replace(" .", ".") == text.replace("3-2", "3 to 2")
+
+
+def test_the_time_grows_with_the_length() -> None:
+    start = time.perf_counter()
+    for text in ("1" * 20_000, "0" * 20_000, "1-" * 10_000, "$1" * 10_000, "1." * 10_000, "+1 " * 7_000, "1 " * 10_000):
+        respell_numbers(text)
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("text", ["", " ", "🙂", "\u0301", "\ud800", "{}[]|", "こ゚ー"])

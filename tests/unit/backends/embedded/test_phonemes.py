@@ -40,6 +40,14 @@ def test_chinese_punctuation(text: str, phonemes: str) -> None:
     assert phonemize(text) == phonemes
 
 
+def test_what_normalisation_made_of_a_dash_is_a_pause_again() -> None:
+    assert phonemize("好--好") == "xau↓—xau↓"
+    for dash in (" - ", "--", " -- "):
+        assert phonemize(f"The rate{dash}a key figure{dash}fell.").count("—") == 2
+    for text in ("It is well-known.", "See pages 10 - 12."):
+        assert "—" not in phonemize(text)
+
+
 def test_numbers_are_read_in_the_language_they_stand_in() -> None:
     assert phonemize("价格是100元") == phonemize("价格是一百元")
     assert phonemize("100") == phonemize("one hundred")

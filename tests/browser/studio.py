@@ -10,12 +10,20 @@ import numpy.typing as npt
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
 
 FAILED_LOAD = "Failed to load resource"
+LOOK = "import('/studio/core/server.js').then(({ server }) => server.look())"
+"""The page asks for the server's state now, and not only when it is time."""
 READ_SOUND = """async (id) => {
     const { store } = await import("/studio/core/store.js");
     const bytes = new Uint8Array(await new Blob(await store.pieces(id)).arrayBuffer());
     let text = "";
     for (let i = 0; i < bytes.length; i += 4096) text += String.fromCharCode(...bytes.subarray(i, i + 4096));
     return btoa(text);
+}"""
+
+KEPT = """async ([view, text]) => {
+    const { store } = await import("/studio/core/store.js");
+    const end = performance.now() + 30_000;
+    while ((await store.draft(view))?.text !== text) if (performance.now() > end) throw Error(`${view} is not kept`);
 }"""
 
 
@@ -44,6 +52,17 @@ class Studio:
     def wait_ready(self) -> None:
         """Until the page knows a server that can speak."""
         expect(self.page.locator(".server")).to_have_attribute("data-status", "ready")
+
+    def duplicate(self) -> None:
+        """Goes on in a copy of the tab, which a browser gives the session storage of the first."""
+        with self.context.expect_page() as copy:
+            self.page.evaluate("() => void window.open(location.href)")
+        self.page = copy.value
+        self.wait_ready()
+
+    def wait_kept(self, view: str, text: str) -> None:
+        """Until the text of a view is on disk: a page that is left may not finish writing."""
+        self.page.evaluate(KEPT, [view, text])
 
     def check(self) -> None:
         """No error was logged, no other host was asked."""

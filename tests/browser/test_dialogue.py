@@ -180,13 +180,17 @@ def test_what_fails_stops_there_and_is_gone_on_with_also_after_a_reload(dialogue
     assert asked == ["First.", "Second.", "Second.", "Third."]
 
 
-def test_two_tabs_keep_each_others_takes(dialogue: Dialogue) -> None:
+@pytest.mark.parametrize("duplicated", [False, True])
+def test_two_tabs_keep_each_others_takes(dialogue: Dialogue, duplicated: bool) -> None:
     studio = dialogue.studio
     dialogue.line(1).fill("The first tab.")
     dialogue.one_voice()
     dialogue.make()
-    studio.page = studio.context.new_page()
-    studio.open("dialogue")
+    if duplicated:
+        studio.duplicate()
+    else:
+        studio.page = studio.context.new_page()
+        studio.open("dialogue")
     other = Dialogue(studio)
     expect(other.ready).to_have_count(1)
     other.project("New dialogue")

@@ -103,6 +103,8 @@ def test_pieces_are_changed_and_left_out_by_pointer_and_keyboard(longtext: LongT
     longtext.page.keyboard.press("ArrowDown")
     longtext.page.keyboard.press(" ")
     expect(longtext.pieces.nth(1)).to_have_attribute("data-state", "skipped")
+    expect(longtext.pieces.nth(1)).to_have_attribute("aria-checked", "false")
+    expect(longtext.pieces.nth(0)).to_have_attribute("aria-checked", "true")
     expect(tools.get_by_role("checkbox")).not_to_be_checked()
     longtext.click("Speak")
     expect(longtext.ready).to_have_count(longtext.pieces.count() - 1, timeout=60_000)
@@ -113,6 +115,31 @@ def test_pieces_are_changed_and_left_out_by_pointer_and_keyboard(longtext: LongT
     longtext.click("See the pieces")
     # Pieces that say what they said keep their sound, and what was left out stays left out.
     expect(longtext.pieces.nth(1)).to_have_attribute("data-state", "skipped")
+
+
+def test_pieces_of_the_same_text_keep_what_was_changed_in_them_and_every_sound(longtext: LongText) -> None:
+    refrain = f"{SENTENCES[0]} {SENTENCES[3]}"
+    longtext.plan("\n\n".join([refrain, SENTENCES[2], refrain]))
+    expect(longtext.pieces).to_have_count(3)
+    longtext.tools(2).get_by_role("textbox").fill("Another engine.")
+    longtext.click("Speak")
+    expect(longtext.ready).to_have_count(3, timeout=60_000)
+    sound = longtext.exported()
+    longtext.click("Edit the text")
+    longtext.click("See the pieces")
+    expect(longtext.pieces.first).to_be_visible()
+    expect(longtext.pieces.nth(1)).to_have_text(SENTENCES[2])
+    expect(longtext.ready).to_have_count(3)
+    expect(longtext.tools(2).get_by_role("textbox")).to_have_value("Another engine.")
+    assert np.array_equal(longtext.exported(), sound)
+
+
+def test_a_file_in_place_of_a_text_can_be_undone(longtext: LongText) -> None:
+    longtext.text.fill("Written for an hour.")
+    longtext.view.locator("input[type=file]").set_input_files([FERRY])
+    longtext.studio.notices.get_by_role("button", name="Undo").click()
+    expect(longtext.text).to_have_value("Written for an hour.")
+    longtext.studio.wait_kept("longtext", "Written for an hour.")
 
 
 @pytest.fixture
@@ -201,13 +228,17 @@ def test_a_take_that_cannot_be_made_anew_stays(longtext: LongText) -> None:
     assert longtext.page.evaluate(TAKES) == 1
 
 
-def test_two_tabs_keep_each_others_takes(longtext: LongText) -> None:
+@pytest.mark.parametrize("duplicated", [False, True])
+def test_two_tabs_keep_each_others_takes(longtext: LongText, duplicated: bool) -> None:
     studio = longtext.studio
     longtext.plan("The first tab.")
     longtext.click("Speak")
     expect(longtext.ready).to_have_count(1, timeout=60_000)
-    studio.page = studio.context.new_page()
-    studio.open("longtext")
+    if duplicated:
+        studio.duplicate()
+    else:
+        studio.page = studio.context.new_page()
+        studio.open("longtext")
     other = LongText(studio)
     expect(other.ready).to_have_count(1)
     other.click("Edit the text")

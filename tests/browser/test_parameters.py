@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from browser.studio import Studio
+from browser.studio import LOOK, Studio
 from server_process import ServerProcess
 
 TEXT = "Hello there."
@@ -85,3 +88,24 @@ def test_again_is_the_same_sound_and_another_take_is_not(studio: Studio) -> None
     expect(studio.takes).to_have_count(3)
     studio.wait_made(studio.takes.first)
     assert not np.array_equal(studio.samples(studio.takes.first), sound)
+
+
+def test_another_take_is_offered_where_the_model_would_make_one(
+    open_studio: Callable[..., Studio], embedded_server: ServerProcess, server: ServerProcess
+) -> None:
+    studio = open_studio(embedded_server)
+    studio.open()
+    another = studio.speak(TEXT, "belinda").get_by_role("button", name="Another take")
+    expect(another).to_be_disabled()
+    expect(another).to_have_attribute("title", re.compile("always says a text the same way"))
+    loading = {**httpx.get(f"{embedded_server.url}/info").json(), "status": "loading", "is_loaded": False}
+    studio.page.route("**/info", lambda route: route.fulfill(json=loading))
+    studio.page.reload()
+    expect(another).to_be_enabled()  # the model is not known yet
+    studio.page.unroute("**/info")
+    studio.page.evaluate(LOOK)
+    expect(another).to_be_disabled()
+    studio.page.route("**/info", lambda route: route.fulfill(json=httpx.get(f"{server.url}/info").json()))
+    studio.page.evaluate(LOOK)
+    expect(another).to_be_enabled()
+    expect(another).to_have_attribute("title", "Same text and settings, new seed")

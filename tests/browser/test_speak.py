@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from browser.studio import Studio
 from ears import hear_english, word_error_rate
@@ -187,6 +187,28 @@ def test_a_refusal_is_a_sentence_and_the_text_stays(
     studio.wait_made(studio.takes.first)
 
 
+def test_a_voice_that_is_gone_is_asked_for_by_name_and_the_answer_says_who_is_there(studio: Studio) -> None:
+    def with_anna(route: Route) -> None:
+        voices = route.fetch().json()["voices"]
+        route.fulfill(json={"voices": [*voices, {**voices[0], "id": "anna", "name": "anna"}]})
+
+    page = studio.page
+    page.route("**/v1/audio/voices", with_anna)
+    studio.open()
+    anna = page.get_by_role("radio", name=re.compile("^anna"))
+    anna.check()
+    page.unroute("**/v1/audio/voices")
+    page.evaluate("import('/studio/core/library.js').then(({ library }) => library.refresh())")
+    expect(anna).to_have_count(0)
+    studio.expects_failures = True
+    studio.text.fill(TEXT)
+    with page.expect_request("**/generate-stream") as asked:
+        studio.button("Speak").click()
+    assert asked.value.post_data_json["ref_audio"] == "anna"
+    expect(page.get_by_role("alert")).to_contain_text("No voice is called 'anna'. There is: belinda")
+    expect(studio.takes).to_have_count(0)
+
+
 def test_a_take_in_every_format_and_as_code_that_runs(studio: Studio, tmp_path: Path) -> None:
     studio.context.grant_permissions(["clipboard-read", "clipboard-write"])
     take = studio.speak(TEXT + ' "It\'s early", says Zoë.', "belinda")
@@ -233,6 +255,17 @@ def test_two_tabs_share_takes_and_keep_their_own_text(studio: Studio) -> None:
     expect(studio.text).to_have_value("The text of the first tab.")
     studio.page = second
     expect(studio.text).to_have_value(TEXT)
+
+
+def test_a_take_in_place_of_a_text_can_be_undone(studio: Studio) -> None:
+    take = studio.speak(TEXT, "belinda")
+    studio.text.fill("Written for an hour.")
+    studio.page.get_by_role("radio", name="Any voice").check()
+    take.get_by_role("button", name="Edit").dblclick()
+    studio.notices.get_by_role("button", name="Undo").click()
+    expect(studio.text).to_have_value("Written for an hour.")
+    expect(studio.page.get_by_role("radio", name="Any voice")).to_be_checked()
+    studio.wait_kept("speak", "Written for an hour.")
 
 
 def test_the_keyboard_is_enough(studio: Studio) -> None:

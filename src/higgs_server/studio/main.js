@@ -4,12 +4,12 @@
 //   A view     is a module in views/ that exports a View (below) and is named in VIEWS; its words are in
 //              NAME.words.js, a module that calls addWords({en, zh}) and is imported for that; its style is
 //              styles/NAME.css, linked in index.html.
-//   core/      knows no element of the page: api (ask, askJson, speak, ApiError), server (status, info, can()),
-//              library (voices, scenes, profiles, clip(); speakable), sound (Sound, silence, wav, decode), player (one
+//   core/      knows no element of the page: api (ask, askJson, speak, ApiError), server (status, info, can()), library
+//              (voices, scenes, profiles, clip(); speakable), sound (Sound, silence, wav, decode), player (one
 //              loudspeaker), takes (Take: request + sound, kept in IndexedDB), series (many takes in a row as one sound,
-//              and which of them is heard), store (drafts, takes), files (download, save, copy, as curl and Python),
-//              turns and plain (scripts and Markdown into words), i18n (t, addWords, clock), dom (h, fill, arrange,
-//              icon, iconButton, listen).
+//              and which of them is heard), store (drafts, takes), storage (where the browser keeps nothing), files
+//              (download, save, copy, as curl and Python), turns and plain (scripts and Markdown into words), i18n (t,
+//              addWords, clock), dom (h, fill, arrange, icon, iconButton, listen).
 //   parts/     elements that views share: waveform(sound), takeCard(take), playButton(sound), voicePicker(),
 //              voiceSelect(), clipButton(), delivery(), menu(), fold(), notices (say what went well, complain of what did
 //              not), dialogs (confirmDelete).

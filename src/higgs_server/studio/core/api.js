@@ -75,8 +75,9 @@ function asApiError(error, code) {
 
 async function refusal(response) {
   const body = await response.json().catch(() => null);
-  const own = `error.${body?.error?.code}`; // what /v1 says is English, always
-  const message = hasWords(own) ? t(own) : (body?.message ?? body?.error?.message ?? t("error.status", { status: response.status }));
+  const own = `error.${body?.error?.code}`;
+  const english = body?.error?.message; // of /v1, in whatever language it is asked; our own endpoints have `message`
+  const message = body?.message ?? (hasWords(own) ? t(own) : (english ?? t("error.status", { status: response.status })));
   const seconds = Number(response.headers.get("retry-after"));
   return new ApiError(message, { status: response.status, code: body?.error?.code ?? "", retryAfter: seconds || null, body });
 }

@@ -42,13 +42,17 @@ export function arrange(parent, children) {
   }
 }
 
-/** Listens on behalf of an element, until the element has left the page. */
+/** What listens on behalf of an element: it lives as long as the element does. */
+const listeners = new WeakMap();
+
+/** Listens on behalf of an element, on the page or off it, and does not keep it in memory. */
 export function listen(element, target, type, listener) {
-  let shown = false;
+  listeners.set(element, [...(listeners.get(element) ?? []), listener]);
+  const weak = new WeakRef(listener);
   target.addEventListener(type, function act(event) {
-    if (element.isConnected) shown = true;
-    else if (shown) return target.removeEventListener(type, act);
-    listener(event);
+    const alive = weak.deref();
+    if (alive) alive(event);
+    else target.removeEventListener(type, act);
   });
 }
 

@@ -1,5 +1,6 @@
 // English and Chinese: words by key, and elements that change with the language. Knows no view: each brings its words.
 
+import "./storage.js"; // before anybody needs them
 import { WORDS as SHELL } from "./words.js";
 
 /** @type {{en: Record<string, string | Function>, zh: Record<string, string | Function>}} */

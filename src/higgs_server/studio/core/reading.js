@@ -14,6 +14,7 @@ const PART = 20_000;
  * @typedef {object} Piece
  * @property {string} id
  * @property {string} text as the model reads it, or as it was changed here
+ * @property {string} [planned] as the server planned it; drafts from before this was kept lack it
  * @property {[number, number]} span `[start, end)` in the text, counted as JavaScript does
  * @property {number} seconds that it takes to say, roughly
  * @property {boolean} skip left out
@@ -62,7 +63,7 @@ export class Reading extends EventTarget {
     this.#changed("plan");
   }
 
-  /** Asks the server for the pieces. Those that say what they said before keep their takes. Raises ApiError. */
+  /** Asks the server for the pieces. Those that are planned as before stay as they were. Raises ApiError. */
   async plan() {
     const { text, words } = this;
     const pieces = [];
@@ -73,15 +74,14 @@ export class Reading extends EventTarget {
       const at = offsets(part, start);
       for (const chunk of chunks) {
         const [from, to] = chunk.span;
-        pieces.push({ id: newId(), text: chunk.text, span: [at[from], at[to]], seconds: chunk.seconds, skip: false });
+        pieces.push({ id: newId(), text: chunk.text, planned: chunk.text, span: [at[from], at[to]], seconds: chunk.seconds, skip: false });
       }
     }
     if (text !== this.text || words !== this.words) return; // changed while the server thought
-    const before = new Map(this.pieces.toReversed().map((piece) => [piece.text, piece]));
+    const before = Map.groupBy(this.pieces, ({ planned, text }) => planned ?? text);
     for (const piece of pieces) {
-      const same = before.get(piece.text);
-      if (same) Object.assign(piece, { id: same.id, skip: same.skip });
-      before.delete(piece.text);
+      const same = before.get(piece.planned)?.shift();
+      if (same) Object.assign(piece, { id: same.id, text: same.text, skip: same.skip });
     }
     Object.assign(this, { pieces, planned: true });
     this.#changed("plan");

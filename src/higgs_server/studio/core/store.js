@@ -27,9 +27,31 @@ async function run(names, mode, act) {
 }
 
 const TAB = "studio.tab";
+const LEFT = "studio.left";
 const WEEK = 7 * 24 * 3600 * 1000;
-/** This tab, also after a reload: two tabs with two texts must not overwrite each other. */
-const tab = (sessionStorage[TAB] ??= String(Math.random()).slice(2));
+const left = sessionStorage[LEFT];
+const before = left ?? sessionStorage[TAB];
+/**
+ * This tab, also after a reload: two tabs with two texts must not overwrite each other. A duplicate has the first tab's
+ * sessionStorage, so only a page that was left hands its name on. (Web Locks would tell too, but not over plain HTTP.)
+ */
+const tab = left ?? String(Math.random()).slice(2);
+
+function stay() {
+  sessionStorage[TAB] = tab;
+  sessionStorage.removeItem(LEFT);
+}
+stay();
+addEventListener("pageshow", stay); // also of a page that the browser kept to go back to
+addEventListener("pagehide", () => (sessionStorage[LEFT] = tab));
+
+// A duplicate, or a tab that crashed, goes on from what is kept under the name before. To be open is to be in use.
+run("drafts", "readwrite", (db) => {
+  const drafts = db.objectStore("drafts");
+  drafts.getAll().onsuccess = ({ target: { result } }) => {
+    for (const draft of result) if (draft.tab === before) drafts.put({ ...draft, tab, saved: Date.now() });
+  };
+}).catch(() => {}); // each use says it again
 
 const piecesOf = (id) => IDBKeyRange.bound([id, 0], [id, Infinity]);
 const tabs = new BroadcastChannel("studio");
@@ -48,14 +70,14 @@ export const store = {
     return all.filter((draft) => draft.tab !== tab).map(({ value }) => value);
   },
 
-  /** Replaces this tab's draft; those that other tabs left a week ago go. */
+  /** Replaces this tab's draft; those of that name that other tabs left a week ago go. */
   saveDraft: (name, value) =>
     run("drafts", "readwrite", (db) => {
       const drafts = db.objectStore("drafts");
       drafts.put({ name, tab, saved: Date.now(), value });
       drafts.index("saved").openKeyCursor(IDBKeyRange.upperBound(Date.now() - WEEK)).onsuccess = ({ target: { result } }) => {
         if (!result) return;
-        drafts.delete(result.primaryKey);
+        if (result.primaryKey[0] === name) drafts.delete(result.primaryKey); // others may be the last of their views
         result.continue();
       };
     }),

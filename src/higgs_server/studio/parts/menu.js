@@ -9,17 +9,17 @@ import { h } from "../core/dom.js";
  */
 export function menu(summary, items, props = {}) {
   const buttons = items.map(({ t, text, act, disabled = false, ...rest }) =>
-    h("button", { type: "button", t, disabled, onclick: () => ((box.open = false), act()), ...rest }, text),
+    h("button", { type: "button", t, disabled, onclick: () => (close(), act()), ...rest }, text),
   );
+  function close() {
+    box.open = false;
+    box.firstElementChild.focus(); // what had it is hidden now
+  }
   const box = h(
     "details",
     {
       class: "menu",
-      onkeydown: (event) => {
-        if (event.key !== "Escape" || !box.open) return;
-        box.open = false;
-        box.firstElementChild.focus();
-      },
+      onkeydown: ({ key }) => key === "Escape" && box.open && close(),
       onfocusout: (event) => event.relatedTarget && !box.contains(event.relatedTarget) && (box.open = false),
     },
     h("summary", { class: "button", ...props }, summary),

@@ -89,7 +89,7 @@ export function voicePicker({ change }) {
     /** The name of what is chosen. */
     chosen: words,
     get value() {
-      return box.querySelector("input:checked") || !library.voices.length ? chosen : null; // the list may not have come
+      return chosen; // of one that is gone, the server says so
     },
     set value(choice) {
       chosen = choice;

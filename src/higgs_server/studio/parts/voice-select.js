@@ -43,7 +43,7 @@ export function voiceSelect({ value, change, ...props }) {
 
   const element = h("div", { class: "row" }, select, clip);
   listen(element, library, "change", draw);
-  listen(element, server, "change", draw);
+  listen(element, server, "ability", draw);
   draw();
   return {
     element,

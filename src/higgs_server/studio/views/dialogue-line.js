@@ -140,7 +140,7 @@ export function lineTools(dialogue, { make, playFrom, remove, textOf, write, foc
   dialogue.addEventListener("lines", draw);
   dialogue.addEventListener("speakers", draw);
   document.addEventListener("languagechange", redraw);
-  server.addEventListener("change", redraw);
+  server.addEventListener("ability", redraw);
   drawSounds();
   return {
     element,

@@ -95,6 +95,7 @@ function drawProgress() {
   const made = dialogue.lines.filter(ready);
   const seconds = dialogue.lines.reduce((sum, line) => sum + (sounding(line) ? sounding(line).sound.seconds + line.pause : 0), 0);
   const words = dialogue.lines.filter(({ text }) => text.trim()).length;
+  if (!maker.running && document.activeElement === stopButton) makeButton.focus(); // before that hides
   stopButton.hidden = progress.hidden = !maker.running;
   makeButton.setAttribute("aria-disabled", String(maker.running));
   if (maker.total) progress.value = maker.done / maker.total;

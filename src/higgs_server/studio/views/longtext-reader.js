@@ -32,7 +32,9 @@ export function reader(reading, { choose, playFrom }) {
 
   function drawPiece(piece) {
     const mark = marks.get(piece.id);
-    if (mark) mark.dataset.state = reading.stateOf(piece);
+    if (!mark) return;
+    mark.dataset.state = reading.stateOf(piece);
+    mark.ariaChecked = String(!piece.skip);
   }
 
   function select(piece) {

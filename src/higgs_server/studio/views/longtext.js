@@ -87,6 +87,7 @@ function drawStatus() {
   const key = !made.length ? "speak" : made.length < all.length ? "dialogue.go_on" : "dialogue.play";
   speakButton.lastElementChild.textContent = t(key);
   speakButton.setAttribute("aria-disabled", String(series.running));
+  if (!series.running && document.activeElement === stopButton) speakButton.focus(); // before that hides
   stopButton.hidden = progress.hidden = !series.running;
   exportButton.disabled = !made.length;
   progress.value = all.length ? made.length / all.length : 0;
@@ -150,8 +151,10 @@ async function openFile(chosen) {
   series.stop();
   const words = decodeText(await chosen.arrayBuffer());
   const plain = /\.(md|markdown)$/i.test(chosen.name) ? withoutMarkdown(words) : words.replace(/\r\n?/g, "\n");
+  const { text: before, name } = reading;
   reading.set({ text: plain, name: chosen.name.replace(/\.\w+$/, "") });
   text.focus();
+  if (plain !== before) say(t("project.opened", { name: chosen.name }), { key: "dialogue.undo", act: () => reading.set({ text: before, name }) });
 }
 
 function drop(event) {

@@ -1,8 +1,8 @@
 // Speak: a text, a voice and how it is said, and the takes that came of it.
 // Knows nothing of how sound is fetched, kept or played.
 
-import { arrange, fill, h, icon } from "../core/dom.js";
-import { clock, t } from "../core/i18n.js";
+import { arrange, fill, h, icon, listen } from "../core/dom.js";
+import { bind, clock, t } from "../core/i18n.js";
 import { library } from "../core/library.js";
 import { player } from "../core/player.js";
 import { server } from "../core/server.js";
@@ -118,6 +118,7 @@ function busy(is) {
   server.busy = is;
   server.look();
   speakButton.setAttribute("aria-disabled", String(is));
+  if (!is && document.activeElement === cancelButton) speakButton.focus(); // before that hides
   cancelButton.hidden = progress.hidden = !is;
   if (!is) left.textContent = "";
 }
@@ -149,7 +150,6 @@ function drawTakes() {
 function card(take, before) {
   const { request: asked } = take.kept;
   const values = (kept) => ({ ...kept.request, voice: kept.request.ref_audio, scene: kept.request.scene_prompt });
-  const fixed = !server.can("sampling");
   return takeCard(take, {
     differs: (name) => before !== undefined && name !== "seed" && values(take.kept)[name] !== values(before.kept)[name],
     ondelete: () => {
@@ -158,10 +158,7 @@ function card(take, before) {
       text.focus();
     },
     actions: [
-      h("button", {
-        type: "button", t: "take.another", disabled: fixed, "t:title": fixed ? "cannot.sampling" : "take.another.help",
-        onclick: () => make({ ...asked, seed: null }),
-      }),
+      anotherButton(asked),
       h("button", {
         type: "button", t: "take.again", "t:title": "take.again.help",
         onclick: () => make({ ...asked, seed: take.kept.answer?.seed ?? asked.seed }),
@@ -171,12 +168,27 @@ function card(take, before) {
   });
 }
 
-/** Puts a take's text and settings, its seed too, back into the form. */
-function restore({ kept: { request: asked, answer } }) {
+/** Asks again with a new seed, of a model that then says it differently. */
+function anotherButton(asked) {
+  const button = h("button", { type: "button", t: "take.another", onclick: () => make({ ...asked, seed: null }) });
+  function grey() {
+    button.disabled = !server.can("sampling");
+    bind(button, "title", button.disabled ? "cannot.sampling" : "take.another.help");
+  }
+  listen(button, server, "ability", grey);
+  grey();
+  return button;
+}
+
+/** Puts a take's text and settings, its seed too, back into the form; can be undone. */
+function restore({ kept: { name, request: asked, answer } }) {
   const { text: words, ref_audio, scene_prompt, seed, ...values } = asked;
+  const before = draft();
   load({ text: words, voice: ref_audio, scene: scene_prompt ?? "", values: { ...values, seed: answer?.seed ?? seed } });
   keep();
   text.focus();
+  // A second click must not take the way back of the first away.
+  if (JSON.stringify(draft()) !== JSON.stringify(before)) say(t("project.opened", { name }), { key: "dialogue.undo", act: () => (load(before), keep()) });
 }
 
 function drawScenes() {

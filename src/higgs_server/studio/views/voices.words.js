@@ -130,6 +130,10 @@ addWords({
     "check.transcript_mismatch.message": "文字稿和录音长度对不上。",
     "check.transcript_mismatch.advice": "请一字不差地写下录音里的话，或者留空。",
 
+    "error.invalid_request": "名称或文字稿不符合要求。名称请使用文字、数字、空格、- 和 _，不超过 100 字节，不含逗号，也不以句点结尾。",
+    "error.not_found": "没有这个音色，它可能已改名或被删除。",
+    "error.bad_audio": "这段录音无法使用：格式不支持，或长度不合要求。",
+    "error.too_large": "录音或文字稿超出了服务器的限制。",
     "error.already_exists": "已经有同名的音色，请换一个名称，或先删除原来的。",
     "error.read_only": "这是服务器自带的音色，不能修改。请另取名称。",
     "error.storage_failed": "服务器无法写入音色文件夹，请联系管理者。",

@@ -195,8 +195,8 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds of patience with a client that sends less than 1 kB a second or does not read (what it "
-        "reads shows in steps of 100 kB and more); then it is cut off.",
+        description="Seconds of patience with a client that sends less than 1 kB a second or does not read; then it is "
+        "cut off. Who has read megabytes may be playing them, and has up to four minutes more.",
     )
     keep_alive: int = Field(65, ge=0, description="Seconds an idle connection stays open for another request.")
     shutdown_timeout: int = Field(

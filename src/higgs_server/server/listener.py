@@ -6,11 +6,10 @@ uvicorn speaks HTTP and WebSocket; here is what it leaves open. Knows no endpoin
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
 import struct
-import termios
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,12 +26,16 @@ from higgs_server.server.edge import MAX_HEADER_BYTES
 from higgs_server.settings import Settings
 
 SLOWEST = 1_000
-"""Bytes a second that a client must send or read at least, beyond the patience it is met with. Reading shows only in
-steps: the client's kernel tells of its room once there is a fair part of its window, 100 kB or so."""
+"""Bytes a second that a client must send or read at least, beyond the patience it is met with."""
+LARGEST_WINDOW, SHOWN_A_SECOND = 16 * 2**20, 16 * 4_000
+"""What a client's side may hold unread, in bytes. That it is being read shows once a 16th of it is free again, and who
+plays Opus as it comes reads 4 kB a second."""
 LINGER = 0.5
 """Seconds that an idle connection stays open when the server ends: what is on its way is answered, and not lost."""
 PONG_SECONDS = 300
 """How long a pong may take: it comes once the client has read all the sound before the ping, maybe as it plays it."""
+_ACKED = slice(120, 128)
+"""Where `bytes_acked` is in Linux's tcp_info."""
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -62,22 +65,25 @@ class _ReadBy(asyncio.Protocol):
         self._all_read()
 
     def _await_reading(self) -> None:
-        patience = self.app_state["patience"]
-        self._unread_timer = self.loop.call_later(patience, self._check_reading, self._unread() - patience * SLOWEST)
+        patience, taken = self.app_state["patience"], self._taken()
+        wait = patience + min(max(taken, 0), LARGEST_WINDOW) / SHOWN_A_SECOND
+        self._unread_timer = self.loop.call_later(wait, self._check_reading, taken + patience * SLOWEST)
 
-    def _check_reading(self, most: float) -> None:
-        if self._unread() > most:
+    def _check_reading(self, least: float) -> None:
+        if self._taken() < least:
             self._reset()
         else:
             self._await_reading()
 
-    def _unread(self) -> int:
-        """Bytes that the client's side has not taken. The kernel's are part of it: it makes room in large steps."""
-        unsent = self.transport.get_write_buffer_size()
-        raw = self.transport.get_extra_info("socket")
-        with suppress(OSError):
-            unsent += struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-        return unsent
+    def _taken(self) -> int:
+        """Bytes that have reached the client's side so far; where the kernel does not tell, comparable numbers.
+
+        asyncio's buffer alone says little: the kernel makes room in its own by the megabyte.
+        """
+        if sys.platform != "linux":
+            return -self.transport.get_write_buffer_size()
+        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
+        return int.from_bytes(info[_ACKED], sys.byteorder)
 
     def _all_read(self) -> None:
         if self._unread_timer is not None:

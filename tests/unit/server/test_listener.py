@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from higgs_server.server.listener import HttpConnection, Listener
 from higgs_server.settings import Settings
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+MUCH = 20 * 2**20
 HANDSHAKE = (
     b"GET /session HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -64,7 +66,7 @@ class Served:
         return PlainTextResponse("a page")
 
     async def _much(self, request: Request) -> PlainTextResponse:
-        return PlainTextResponse(bytes(20 * 2**20))
+        return PlainTextResponse(bytes(MUCH))
 
     async def _session(self, session: WebSocket) -> None:
         await session.accept()
@@ -92,8 +94,9 @@ def test_who_has_connected_is_answered_however_far_the_loop_has_come(turns: int,
     asyncio.run(run())
 
 
-def test_what_the_kernel_still_holds_is_unread() -> None:
-    """It makes room in steps of megabytes; a client that reads as it plays would seem to have stopped between them."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_what_a_client_has_taken_is_known_to_the_byte() -> None:
+    """Its own kernel makes room by the megabyte: who reads as it plays would seem to have stopped in between."""
 
     async def run() -> None:
         async with Served() as served:
@@ -106,12 +109,35 @@ def test_what_the_kernel_still_holds_is_unread() -> None:
             async with asyncio.timeout(60):
                 while not connection.transport.get_write_buffer_size():
                     await asyncio.sleep(0)
-                before, waiting = connection._unread(), connection.transport.get_write_buffer_size()
-                assert before > waiting
-                while connection._unread() == before:  # whatever becomes of what asyncio holds
-                    await asyncio.to_thread(raw.recv, 4096)
-                while connection._unread():
-                    await asyncio.to_thread(raw.recv, 2**20)
+                before, read = connection._taken(), 0
+                assert 0 < before < MUCH
+                while connection._taken() == before:  # whatever becomes of what asyncio holds
+                    read += len(await asyncio.to_thread(raw.recv, 4096))
+                while read < MUCH:
+                    read += len(await asyncio.to_thread(raw.recv, 2**20))
+                assert connection._taken() > MUCH
+            await served.end()
+
+    asyncio.run(run())
+
+
+def test_who_has_much_to_play_has_time_for_it() -> None:
+    async def run() -> None:
+        async with Served() as served:
+            served.connect()
+            while not (connections := list(served.listener.server_state.connections)):
+                await asyncio.sleep(0)
+            (connection,) = connections
+            assert isinstance(connection, HttpConnection)
+            now = connection.loop.time()
+            waits = []
+            for taken in (0, 10**7, 10**9):
+                connection._taken = lambda taken=taken: taken  # type: ignore[method-assign]
+                connection._await_reading()
+                assert connection._unread_timer is not None
+                waits.append(round(connection._unread_timer.when() - now))
+                connection._all_read()
+            assert waits == [60, 60 + 156, 60 + 262]
             await served.end()
 
     asyncio.run(run())

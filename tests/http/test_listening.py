@@ -113,6 +113,13 @@ def test_who_never_reads_is_cut_off(server: ServerProcess, path: str) -> None:
     assert httpx.post(f"{server.url}/generate", json={"text": "Hello."}, timeout=60).status_code == 200
 
 
+def test_a_session_may_be_silent_for_longer_than_patience(server: ServerProcess) -> None:
+    with connected(server.url) as session:
+        time.sleep(2)
+        send(session, "input.text", text="Hello there. And")
+        assert receive_until(session, "audio.done")[0]["type"] == "audio.start"
+
+
 def test_headers_have_limits(server: ServerProcess) -> None:
     many = {f"x-{number}": "1" for number in range(101)}
     for headers in (many, {"x-long": "a" * 40_000}):

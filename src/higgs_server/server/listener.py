@@ -140,14 +140,17 @@ class HttpConnection(_ReadBy, H11Protocol):
             self.loop.call_later(LINGER, self._close_idle)
 
     def _close_idle(self) -> None:
-        became_a_websocket = self.transport.get_protocol() is not self
         idle = self.cycle is None or self.cycle.response_complete
-        if idle and not became_a_websocket and not self.transport.is_closing():
+        if idle and not self._became_a_websocket() and not self.transport.is_closing():
             super().shutdown()
+
+    def _became_a_websocket(self) -> bool:
+        return self.transport.get_protocol() is not self
 
     def _watch_request(self) -> None:
         begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
-        if not begun and self.conn.their_state is not h11.SEND_BODY:
+        arriving = begun or self.conn.their_state is h11.SEND_BODY
+        if self._became_a_websocket() or not arriving:  # to h11, a handshake's body never ends
             self._request_is_there()
         elif self._arriving is None:
             self._await_request()

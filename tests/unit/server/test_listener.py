@@ -155,6 +155,7 @@ def test_a_session_that_begins_on_an_idle_connection_outlives_its_lingering() ->
             await asyncio.sleep(0)
             raw.sendall(HANDSHAKE)
             await asyncio.wait_for(served.accepted.wait(), 60)
+            assert idle._arriving is None, "nothing is waited for that would end the session"
             idle._close_idle()  # what the timer of its lingering does
             served.said.set()
             answer = await asyncio.to_thread(rest_of, raw)

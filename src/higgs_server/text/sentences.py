@@ -51,8 +51,8 @@ _MAYBE_LAST = _words("""
     temp tel ext misc abbr cont incl excl resp hr hrs secs mins lb lbs oz ft in cm mm km kg yd
 """)
 _WORD_BEFORE = re.compile(rf"[^\W\d_{CJK}](?:[^\W\d_{CJK}]|\.(?=[^\W\d_{CJK}]))*$")
-_LIST_NUMBER = re.compile(r"\s*\d{1,5}|.*(?<!\d)[,;:，；：、]\s?\d{1,2}", re.DOTALL)
-"""What comes before the full stop of `1. Buy milk` and `Steps: 1. Open; 2. Close`, but not of `June 5, 2024.`"""
+_LIST_NUMBER = re.compile(r"\s*\d{1,5}|.*(?:(?<!\d)[:：]\s?1|[;；]\s?\d{1,2})", re.DOTALL)
+"""What comes before the full stop of `1. Buy milk` and `Steps: 1. Open; 2. Close`, but not of `The answer: 42.`"""
 _LOOK_BACK = 24
 """Characters before a full stop that are read: longer than any abbreviation."""
 

@@ -53,6 +53,7 @@ def test_one_sentence(sentence: str) -> None:
         ["See example.com.", "Then go."],
         ["So funny.", "<SE>[Laughter]</SE> Then we left."],
         ["1. Buy milk.", "2. Go home."],
+        ["The answer is simple: 42.", "Let me explain.", "They live at Main Street, 12.", "We do not."],
         ["It is 10:30.", "It costs 1,000.", "On June 5, 2024.", "Count 1, 2, 3.", "Then go."],
     ],
 )
@@ -71,6 +72,8 @@ def test_english(sentences: list[str]) -> None:
         ["这是服务.", '"欢迎"使用.'],
         ["维生素C.", "它很好."],
         ["我买了25.", "后来走了."],
+        ["最高气温:25.", "最低气温:18.", "明天有雨."],
+        ["最高气温：25。", "最低气温：18。", "明天有雨。"],
         ["Mixed 你好.", "The end.", "再见。", "OK!", "好."],
     ],
 )

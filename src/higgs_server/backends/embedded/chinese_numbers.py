@@ -108,6 +108,11 @@ _LOWER_END = (
 )
 _UPPER_END = rf"(?=(?:第|[上下]午|晚上|中午|凌晨)?[¥$€£]?\d|[{_DIGITS}十两]+[点年]|周|星期|次日)"
 _CALLED_A_NUMBER = r"(?:拨打?|热线|电话|号码|密码|验证码|邮编|[编账卡学单证]号)[是为]?:?\s?"
+_RATE = (
+    "(?:人|位|个|件|份|本|张|杯|瓶|袋|盒|箱|桶|包|只|台|桌|组|户|年|月|周|天|日|晚|次|小时|分钟|秒|千克|公斤|斤|克|吨|升|"
+    "平米|平方米|立方米|公里|米|度)(?![一二三四五六日末本民上])"
+)
+"""What a slash counts by, unlike `3天/周日`, `100元/人民币`, `8点/晚上`."""
 _LABEL = r"(?<![一-鿿])(?:[图表例题]|步骤|问题|方案|任务|选项|附件|示例|案例)\s?\d+"
 
 _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
@@ -120,18 +125,25 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
         re.compile(rf"(?<![\d.-])(?:0\d{{2,3}}[- ]\d{{3,4}}[- ]?|[48]00[- ]\d{{3,4}}[- ])\d{{3,4}}{_END}", _A),
         _telephone,
     ),
-    (re.compile(rf"({_CALLED_A_NUMBER})(\d{{3,}})", _A), lambda m: m[1] + _digits(m[2], one="幺")),
-    (re.compile(r"(?<![\d.])\d{3,5}(?=热线|电话|报警|急救)", _A), _telephone),
+    (
+        re.compile(rf"({_CALLED_A_NUMBER})(\d{{6,}}|\d{{3,5}}(?!\.?\d|\s?[余多万亿元个条张位份次件名]))", _A),
+        lambda m: m[1] + _digits(m[2], one="幺"),
+    ),
+    (re.compile(r"(?<![\d.])(?:1[12]\d|911|999|1[02]\d{3}|9[56]\d{3})(?=热线|电话|报警|急救)", _A), _telephone),
     # Ranges, while years and times are still digits; first the hyphens and colons that are none.
     (re.compile(rf"(?<!\d)(\d{{4}})[-/.](0?[1-9]|1[0-2])[-/.](3[01]|[12]\d|0?[1-9])日?{_END}", _A), _date),
     (re.compile(rf"(?<=\d)\s*[-−]\s*(?={_NUMBER}\s*=)", _A), "减"),
-    (re.compile(r"((?:比例|比分|比率)[是为]?:?\s?\d+)\s*[-:]\s*(?=\d)", _A), r"\1比"),
+    (re.compile(r"(比分[是为]?:?\s?\d+)\s*-\s*(?=\d)", _A), r"\1比"),
+    (re.compile(r"(比[分例率][是为]?:?\s?\d+)\s*:\s*(?=\d)", _A), r"\1比"),
     (re.compile(rf"({_LABEL})\s*:\s*(?=\d)", _A), r"\1, "),
     (re.compile(rf"{_LOWER_END}\s*(?:[-~–−]\s*{_UPPER_END}|~\s*(?=[-−]\d))", _A), r"\1到"),
     # Years and times.
     (re.compile(r"(?<![\d.:])0(?=[1-9]\s?[月日号点时])", _A), ""),
     (re.compile(r"(?<!\d)(\d{4}(?=\s?[年届]|[至到]\d{4}\s?年)|(?:19|20)\d\d(?=级))", _A), _year),
-    (re.compile(r"(?<![\d.])(?:\d{2}(?=年(?:代|级|\d{1,2}月))|[05-9][05](?=后))", _A), lambda m: _digits(m[0])),
+    (
+        re.compile(r"(?<![\d.])(?:\d{2}(?=年(?:代|级|\d{1,2}月))|(?<![满过达])(?<!(?<!后)[到至])[05-9][05](?=后))", _A),
+        lambda m: _digits(m[0]),
+    ),
     (re.compile(r"(?<!\d)(?<!\d:)([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])", _A), _clock),
     # Signs between numbers: versions, ratios, sums, fractions.
     (re.compile(rf"{_BEFORE}\d+(?:\.\d+){{2,}}", _A), lambda m: "点".join(map(_integer, m[0].split(".")))),
@@ -144,7 +156,7 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     (re.compile(rf"({_MINUS}{_NUMBER})\s?%", _A), lambda m: "百分之" + _number(m[1])),
     (re.compile(rf"({_MINUS}{_NUMBER})\s?‰", _A), lambda m: "千分之" + _number(m[1])),
     (re.compile(rf"(?<=\d)\s?({UNIT_PATTERN})(?![A-Za-z])", _A), lambda m: UNITS[m[1]]),
-    (re.compile(rf"(\d\s?(?:{_COUNTED}){{1,2}})/(?=[一-鿿])", _A), r"\1每"),
+    (re.compile(rf"(?<![\d.第])(\d[\d.]*\s?(?:{_COUNTED}){{1,2}})(?<![点岁])/(?={_RATE})", _A), r"\1每"),
     (re.compile(rf"(?<![\d.第A-Za-z])(?<!(?<![-−])[-−])2(?!\s?年级)(?=\s?(?:{_COUNTED}))", _A), "两"),
     # What is left.
     (re.compile(rf"{_MINUS}{_NUMBER}", _A), lambda m: _number(m[0])),

@@ -27,9 +27,10 @@ _START = r"(?<![\w.,:/$£€-])"
 """Where a number begins that is not the tail of another one or of a name."""
 _END = r"(?![\w-]|[.,:/]\d)"
 _NUMBER = r"\d+(?:[.,:]\d+)*"
-_UNIT = r"(?:%|°[CF]?| degrees (?:Celsius|Fahrenheit)|\s?[AaPp]\.?[Mm]\b\.?|[A-Za-z]{1,2})?"
+_UNIT = r"(?:%|°[CF]?| degrees (?:Celsius|Fahrenheit)|\s?[AaPp]\.?[Mm]\b\.?|[A-Za-z]{1,2})"
+_MEASURE = rf"(?:{_NUMBER}{_UNIT}|\d+(?:[.,:]\d+)+)"
 _TO = r"\s?[-–~]\s?"
-_UPPER_END = rf"(?=[$£€]?{_NUMBER}{_UNIT}(?![\w-]))"
+_UPPER_END = rf"(?=[$£€]?{_NUMBER}{_UNIT}?(?![\w-]))"
 _MAGNITUDE = r"(?:[kKmMbB]\b|thousand|million|billion|trillion)"
 _TELEPHONE = (
     r"(?:(?<!\w\+)(?<=\+)\d{1,3}(?:(?:[- ]\d{1,11}){2,6}|[- ]\d{5,11})"  # +44 20 7946 0958
@@ -42,7 +43,7 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
     # Codes: what starts with zeros, is too long to follow unless it is round, or is called one.
     (re.compile(rf"{_START}(?:0\d{{2,}}|\d{{10,}}(?<!000000)){_END}", _A), _digits),
     (
-        re.compile(rf"\b((?:[Cc]ode|PIN|ZIP|OTP|[Pp]assword)(?: is|:)? )(\d{{4,}}){_END}", _A),
+        re.compile(rf"\b((?:[Cc]ode(?! (?:1[89]|20)\d\d\b)|PIN|ZIP|OTP|[Pp]assword)(?: is|:)? )(\d{{4,}}){_END}", _A),
         lambda m: m[1] + " ".join(m[2]),
     ),
     # Versions and addresses of computers, unlike dates, and `2.0`: hibari says no dots, or nothing after the first.
@@ -50,14 +51,19 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[Match[str]], str]]] = [
         re.compile(r"(?<![\w.,:/$£€-])(?!\d\d?\.\d\d?\.\d{4})[vV]?\d+(?:(?:\.\d++){2,}+|\.0)(?!\w)", _A),
         lambda m: m[0].replace(".", " point "),
     ),
-    (re.compile(r"(?<![\w./])(?:24/7|20/20|50[/-]50)(?![\w/-])", _A), lambda m: re.sub(r"\D", " ", m[0])),
-    (re.compile(r"(?<=\d)(?: (?=[1-9]/[2-9](?![\w/]))|\s?(?=[½¼¾]))", _A), " and "),
+    (re.compile(r"(?<![\w./])(?:24/7|10/10|20/20|50[/-]50)(?![\w/-])", _A), lambda m: re.sub(r"\D", " ", m[0])),
+    (re.compile(r"(?<!\d)(\d{1,3})(?: (?=[1-9]/[2-9](?![\w/]))|\s?(?=[½¼¾]))", _A), r"\1 and "),
     (re.compile(r"(?<![\w.,'])([3-8])'(1[01]|\d)(?:\"|\b)", _A), r"\1 foot \2"),
     (re.compile(r"(?<=\d)\s?-\s?(?=\d+(?:\.\d+)?\s?=)", _A), " minus "),
     # Money and ranges; hibari knows those between plain integers.
     (re.compile(r"(?<![A-Za-z])([A-Z]{1,2})(?=\$\d)"), r"\1 "),
-    (re.compile(rf"([$£€])({_NUMBER})(?:{_TO}[$£€]?| to \1(?=[\d.,]+ {_MAGNITUDE})){_UPPER_END}", _A), r"\2 to \1"),
-    (re.compile(rf"{_START}([$£€]?{_NUMBER}{_UNIT}){_TO}{_UPPER_END}", _A), r"\1 to "),
+    (
+        re.compile(rf"([$£€])({_NUMBER})(?:{_TO}[$£€]|[-–~]| to \1(?=[\d.,]+ {_MAGNITUDE})){_UPPER_END}", _A),
+        r"\2 to \1",
+    ),
+    (re.compile(rf"{_START}([$£€]?{_NUMBER}{_UNIT}?)[-–~]{_UPPER_END}", _A), r"\1 to "),
+    # A hyphen between spaces may as well set apart what follows: `Jackets $100 - 20% off`.
+    (re.compile(rf"{_START}(([$£€]?){_MEASURE}){_TO}(?=\2{_MEASURE}(?![\w-]))", _A), r"\1 to "),
     (re.compile(r"(?<=\d)am\b"), " A.M."),  # else sometimes the verb
     (re.compile(r"(?<![\w)])-(?=[$£€]\d)"), "minus "),
     (re.compile(r"(?<!\S)~\s?(?=[$£€]?\d)"), "about "),

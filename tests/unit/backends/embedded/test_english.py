@@ -89,6 +89,7 @@ def test_abbreviations_are_spelled() -> None:
         ("It costs $3.5 million.", "It costs 3.5 million dollars."),
         ("It costs -$5 or US$5.", "It costs minus five dollars or US five dollars."),
         ("Your code is 048213.", "Your code is 0 4 8 2 1 3."),
+        ("Your code is 2018.", "Your code is 2 0 1 8."),
         ("Your code is 1234.", "Your code is 1 2 3 4."),
         ("Flight 007 left.", "Flight 0 0 7 left."),
         ("Call +44 20 7946 0958.", "Call plus 4 4, 2 0, 7 9 4 6, 0 9 5 8."),
@@ -105,6 +106,9 @@ def test_abbreviations_are_spelled() -> None:
         ("I paid $5 to 3 people.", "I paid five dollars to three people."),
         ("See pages 10-12.", "See pages ten to twelve."),
         ("Open 9:00-17:00.", "Open 9:00 to 17:00."),
+        ("Open 9:00 - 17:00.", "Open 9:00 to 17:00."),
+        ("It made $1.5M - $2M.", "It made $1.5M to $2M."),
+        ("I give it 10/10 today.", "I give it ten ten today."),
         ("Open 9am-5pm.", "Open nine A.M. to 5pm."),
         ("It lasted 2019-2024.", "It lasted 2019 to 2024."),
         ("About 5%-10% or 1.5-2.5kg.", "About five percent to ten percent or 1.5 to 2.5kg."),
@@ -132,6 +136,9 @@ def test_numbers_are_read_as_people_say_them(text: str, spoken: str) -> None:
         "The 1990s, 50%, 2.5kg, 25°C, 100km/h, #1 and No. 5.",
         "It costs $3.50, or $1.2M.",
         "Add +10 20 or 100 200 300.",
+        "By 2030 2/3 of people left.",
+        "Jackets $100 - 20% off, rooms for $80 - 2 nights, phone 15 - 20% off, plan 1 - $20, or 50% - 2 days.",
+        "The penal code 1860 and the building code 2018 apply.",
     ],
 )
 def test_what_hibari_reads_right_stays(text: str) -> None:

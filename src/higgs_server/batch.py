@@ -110,7 +110,9 @@ def run(source: Path, folder: Path, speak: Speak) -> Summary:
     try:
         with source.open("rb") as stream, Results(folder) as results:
             summary.finished_before = len(results.finished)
-            with tqdm(total=_count_lines(source), disable=None, leave=False, bar_format=_BAR) as bar:
+            total = _count_lines(stream) if stream.seekable() else None
+            form = None if total is None else _BAR
+            with tqdm(total=total, unit=" lines", disable=None, leave=False, bar_format=form) as bar:
 
                 def settle(outcome: Outcome) -> None:
                     results.keep(outcome)
@@ -203,12 +205,12 @@ def _skip_line(stream: BinaryIO, raw: bytes) -> None:
         raw = stream.readline(MAX_LINE_BYTES)
 
 
-def _count_lines(source: Path) -> int:
+def _count_lines(stream: BinaryIO) -> int:
     count, last = 0, b"\n"
-    with source.open("rb") as stream:
-        while block := stream.read(2**20):
-            count += block.count(b"\n")
-            last = block[-1:]
+    while block := stream.read(2**20):
+        count += block.count(b"\n")
+        last = block[-1:]
+    stream.seek(0)
     return count + (last != b"\n")
 
 

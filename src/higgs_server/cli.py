@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_server import __version__
-from higgs_server.types import LoadError, SpeechError
+from higgs_server.types import InvalidRequest, LoadError, SpeechError
 
 if TYPE_CHECKING:
     from higgs_server import batch
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 PROGRAM = "higgs-server"
 SOME_FAILED = 3
 """Exit status of a batch that went through its file, with lines that could not be spoken."""
+NOBODY_READS = 141
+"""Exit status where what reads the output has gone, as `head` does: a shell has it of a program that SIGPIPE ends."""
 _BATCH = """\
 Speaks every line of a file: IN.jsonl has one JSON object a line, with an id and the fields of POST /generate, such as
 
@@ -34,19 +39,38 @@ Exit status: 0 every line is spoken; {SOME_FAILED} some could not be, and the ma
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            _flush()
+    except BrokenPipeError:
+        return NOBODY_READS
+    except (SpeechError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(given: list[str]) -> int:
     if given[:1] == ["serve"]:
         from higgs_server.main import main as serve
 
         return serve(given[1:], program=f"{PROGRAM} serve")
     options = _parser().parse_args(given)
+    return int(options.run(options))
+
+
+def _flush() -> None:
     try:
-        return int(options.run(options))
-    except SpeechError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        print(end="", flush=True)
+    except OSError:
+        # At exit Python tries again, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +139,7 @@ def _say(options: argparse.Namespace) -> int:
     from higgs_server.types import SAMPLING_RATE, SpeechRequest
 
     set_up_logging("WARNING", None)
-    text = sys.stdin.read() if options.text == "-" else options.text
+    text = _standard_input() if options.text == "-" else options.text
     names = ("ref_audio", "scene_prompt", "seed", "temperature")
     fields = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     # Piece by piece, so that a long text is spoken to its end: max_new_tokens holds for each.
@@ -126,15 +150,17 @@ def _say(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with progress_bar(f"loading {settings.model_path}") as progress:
         synthesizer = Synthesizer.load(settings.load_options(), settings, progress)
-    script = synthesizer.plan(request)
     pieces = []
-    with tqdm(
-        desc="speaking", unit="s", disable=None, leave=False, bar_format="{desc} {n:.1f} s of sound {elapsed}"
-    ) as bar:
+    with (
+        closing(synthesizer),
+        tqdm(
+            desc="speaking", unit="s", disable=None, leave=False, bar_format="{desc} {n:.1f} s of sound {elapsed}"
+        ) as bar,
+    ):
+        script = synthesizer.plan(request)
         for piece in synthesizer.perform(script):
             pieces.append(piece)
             bar.update(len(piece.samples) / SAMPLING_RATE)
-    synthesizer.close()
     speech = join(script, pieces)
     try:
         options.output.write_bytes(wav.encode(speech.samples))
@@ -145,6 +171,18 @@ def _say(options: argparse.Namespace) -> int:
     if speech.finish_reason != "stop":
         print(f"{PROGRAM}: part of the text was cut short ({speech.finish_reason})", file=sys.stderr)
     return 0
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise InvalidRequest("standard input is closed: give the text itself.", "标准输入已关闭：请直接给出文字。")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"standard input is not UTF-8 (byte {error.start + 1}): convert it, as `iconv -f GBK -t UTF-8` does.",
+            f"标准输入不是 UTF-8 编码（第 {error.start + 1} 字节）：请先转换，例如 `iconv -f GBK -t UTF-8`。",
+        ) from None
 
 
 def _settings(options: argparse.Namespace, *, here: bool = True) -> Settings:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from higgs_server.types import DEFAULT_SCENE
 from server_process import KEY, ROOT, ServerProcess
 
 
@@ -87,7 +88,8 @@ def test_flags_survive_reload(tmp_path: Path) -> None:
         with httpx.Client(base_url=server.url) as client:
             info = client.get("/info").json()
             assert (info["model_name"], info["max_new_tokens"]) == ("embedded", 99)
-            assert [scene["name"] for scene in client.get("/scenes").json()["scenes"]] == ["attic"]
+            assert [scene["name"] for scene in client.get("/scenes").json()["scenes"]] == ["attic", DEFAULT_SCENE]
+            assert client.post("/generate", json={"text": "Hello."}).status_code == 200
 
 
 def test_the_log_file_has_what_the_console_has(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -178,6 +179,21 @@ def test_leaving_early_stops_what_is_being_spoken(synthesizer: Synthesizer) -> N
     backend = synthesizer.backend
     assert isinstance(backend, Frames)
     assert backend.engine.stats().rows < 200 * 20
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    theirs, ours = os.pipe()
+    os.write(ours, b'{"id": "a", "text": "Hello."}\n{"id": "b", "text": "Bye."}\n')
+    os.close(ours)
+    try:
+        summary = run(
+            Path(f"/dev/fd/{theirs}"),
+            tmp_path,
+            lambda lines: (Outcome(Record(line.id, line.number, 1, 0.1, "stop"), b"RIFF") for line in lines),
+        )
+    finally:
+        os.close(theirs)
+    assert summary.spoken == 2
 
 
 GOOD = b'{"id": "good", "text": "Hello."}'

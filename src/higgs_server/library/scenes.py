@@ -8,11 +8,16 @@ from unicodedata import normalize
 
 from higgs_server.library.folder import Folder, View, layers, text
 from higgs_server.library.names import check_name, check_new_name, not_found
-from higgs_server.types import InvalidRequest, Scene
+from higgs_server.settings import shipped_examples
+from higgs_server.types import DEFAULT_SCENE, InvalidRequest, Scene
 
 
 class SceneLibrary:
-    """`NAME.txt` files in one folder, and in the one that ships below a default one; read at every call."""
+    """`NAME.txt` files in one folder, and in the one that ships below a default one; read at every call.
+
+    The default scene is in every library, as it ships unless the folder has its own: a request names it by saying
+    nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -20,7 +25,8 @@ class SceneLibrary:
 
     def list(self) -> list[Scene]:
         """All scenes by name; empty files are left out."""
-        found: dict[str, Scene] = {}
+        default = _shipped_default()
+        found = {default.name: default} if default else {}
         for folder in reversed(self._layers):
             found |= folder.read(partial(_scenes, folder))
         return [found[name] for name in sorted(found)]
@@ -35,6 +41,8 @@ class SceneLibrary:
             scene = folder.read(partial(_scene, folder, name))
             if scene is not None:
                 return scene
+        if name == DEFAULT_SCENE:
+            return _shipped_default()
         raise not_found("scene", "场景", name, [scene.name for scene in self.list()], param)
 
     def put(self, name: str, content: str, param: str) -> Scene:
@@ -49,6 +57,14 @@ class SceneLibrary:
         with self._layers[0].locked():
             self._layers[0].change({f"{name}.txt": f"{content.strip()}\n".encode()})
         return Scene(name, content.strip(), self.folder / f"{name}.txt")
+
+
+def _shipped_default() -> Scene | None:
+    shipped = shipped_examples(Path("examples/scene_prompts"))
+    if shipped is None:
+        return None
+    folder = Folder(shipped, shipped=True)
+    return folder.read(partial(_scenes, folder)).get(DEFAULT_SCENE)
 
 
 def _scenes(folder: Folder, view: View) -> dict[str, Scene]:

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from higgs_server.library import scenes
 from higgs_server.library.folder import Folder
 from higgs_server.library.names import MAX_NAME_LENGTH, check_name, listed
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
-from higgs_server.types import InvalidRequest, NotFound, StorageFailed
+from higgs_server.types import DEFAULT_SCENE, InvalidRequest, NotFound, StorageFailed
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_clip_that_comes_or_goes_counts_at_once(folder: Path) -> None:
 def test_missing_folders_are_empty() -> None:
     nowhere = Path("/nonexistent")
     assert VoiceLibrary(nowhere).list() == []
-    assert SceneLibrary(nowhere).list() == []
+    assert [scene.name for scene in SceneLibrary(nowhere).list()] == [DEFAULT_SCENE]
     assert ProfileLibrary(nowhere).list() == []
     with pytest.raises(NotFound, match="none"):
         VoiceLibrary(nowhere).get("anna")
@@ -80,7 +81,8 @@ def test_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "attic.txt").write_text("Recorded in an attic.\n")
     (tmp_path / "empty_file.txt").write_text("")
     library = SceneLibrary(tmp_path)
-    assert [(scene.name, scene.content) for scene in library.list()] == [("attic", "Recorded in an attic.")]
+    assert [scene.name for scene in library.list()] == ["attic", DEFAULT_SCENE]
+    assert library.list()[0].content == "Recorded in an attic."
 
     def failing(self: Folder, name: str, version: str | None) -> bytes:
         raise PermissionError(13, "Permission denied")
@@ -93,8 +95,26 @@ def test_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             library.get("cellar")
     for nothing in (None, "", " ", "empty"):
         assert library.get(nothing) is None
-    with pytest.raises(NotFound, match="attic"):
+    with pytest.raises(NotFound, match=f"attic, {DEFAULT_SCENE}"):
         library.get("cellar")
+
+
+def test_a_folder_of_ones_own_has_the_default_scene_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = SceneLibrary(tmp_path)
+    shipped = Path("examples/scene_prompts", f"{DEFAULT_SCENE}.txt").read_text().strip()
+    scene = library.get(DEFAULT_SCENE)
+    assert scene
+    assert scene.content == shipped
+    with pytest.raises(NotFound):
+        library.get("reading_blog")  # ships too, but nobody gets it who does not ask for it
+    (tmp_path / f"{DEFAULT_SCENE}.txt").write_text("My own quiet room.\n")
+    for scene in (library.get(DEFAULT_SCENE), *library.list()):
+        assert scene
+        assert scene.content == "My own quiet room."
+    (tmp_path / f"{DEFAULT_SCENE}.txt").unlink()
+    monkeypatch.setattr(scenes, "shipped_examples", lambda _: None)
+    assert library.get(DEFAULT_SCENE) is None
+    assert library.list() == []
 
 
 def test_profiles(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

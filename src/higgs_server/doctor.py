@@ -88,12 +88,19 @@ def _higgs_remarks(found: list[str], memory: float | None) -> list[str]:
         remarks.append("without a C compiler and Python's headers it is slower: apt-get install gcc python3-dev")
     if not found and memory is not None and memory < HIGGS_GB:
         remarks.append(f"it wants about {HIGGS_GB} GB of memory")
-    cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
-    folder = cached / ("models--" + HIGGS.replace("/", "--"))
-    remarks.append(
-        "its weights are downloaded" if folder.is_dir() else "its weights (11.5 GB) are downloaded at first start"
-    )
+    later = "its weights (11.5 GB) are downloaded at first start"
+    remarks.append("its weights are downloaded" if _downloaded() else later)
     return remarks
+
+
+def _downloaded() -> bool:
+    """Whether the hub's cache has weights: a download that broke off leaves folders without any."""
+    if missing(("huggingface_hub",)):
+        return False
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    model = "models--" + HIGGS.replace("/", "--")
+    return any(Path(HF_HUB_CACHE, model, "snapshots").glob("*/*.safetensors"))
 
 
 def _verdict(name: str, lacking: list[str], command: str, remarks: list[str]) -> list[str]:

@@ -190,7 +190,9 @@ class Settings(BaseSettings):
     )
     max_text_length: int = Field(100_000, ge=1, description="Longest text of a request, in characters.")
     max_upload_mb: int = Field(25, ge=1, description="Largest upload in MB.")
-    max_clip_seconds: float = Field(60.0, gt=0, description="Longest reference clip of a request, in seconds.")
+    max_clip_seconds: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Longest reference clip of a request, in seconds."
+    )
     client_timeout: float = Field(
         30.0,
         gt=0,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
-from higgs_server import cli, synthesizer
+from higgs_server import cli, doctor, synthesizer
 from higgs_server.types import LoadError, LoadOptions, Progress
 
 
@@ -42,3 +43,12 @@ def test_the_doctor_finds_the_folders_that_ship_from_anywhere(
     monkeypatch.setenv("HIGGS_SERVER_VOICE_PROMPTS_DIR", "nowhere")
     assert cli.main(["doctor"]) == 0
     assert "nowhere (MISSING)" in capsys.readouterr().out
+
+
+def test_the_doctor_looks_for_weights_where_the_hub_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    file = tmp_path / "models--bosonai--higgs-audio-v2-generation-3B-base/snapshots/0123/model-1-of-3.safetensors"
+    file.parent.mkdir(parents=True)  # all that a download leaves that broke off at once
+    assert "are downloaded at first start" in doctor.report()
+    file.touch()
+    assert "its weights are downloaded" in doctor.report()

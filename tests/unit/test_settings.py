@@ -58,6 +58,7 @@ def test_what_export_writes_reads_back_the_same(monkeypatch: pytest.MonkeyPatch)
         (("--port", "x"), "'x'"),
         (("--device", "tpu"), "'cuda'"),
         (("--max-new-tokens", "0"), "--max-new-tokens"),
+        (("--max-clip-seconds", "inf"), "--max-clip-seconds"),
         (("--nothing",), "--nothing"),
     ],
 )

@@ -26,8 +26,8 @@ from higgs_server.engine.codec_stream import CodecWorker
 from higgs_server.engine.engine import Engine
 from higgs_server.engine.interface import BackendStats, Run
 from higgs_server.engine.sequence import positions_of
-from higgs_server.engine.silence import SilenceGuard
-from higgs_server.text.duration import slow_seconds
+from higgs_server.engine.silence import BLOCK, SilenceGuard
+from higgs_server.text.duration import slow_seconds, usual_seconds
 from higgs_server.types import (
     FRAMES_PER_SECOND,
     AudioChunk,
@@ -49,6 +49,8 @@ OWN_CODEC = "codec"
 """A model folder may carry its codec in a folder of this name."""
 DEFAULT_CODEC = LoadOptions(model_path="").audio_tokenizer_path
 DEFAULT_SLOTS = {"cuda": 32, "mps": 4, "cpu": 4}
+_SPARE = 1.2
+"""Of what a text usually takes, what some voices need."""
 CPU_NOTE = {
     False: "Higgs Audio v2 runs without a GPU here: expect it to be many times slower than real time.",
     True: "Higgs Audio v2 runs without a GPU here: only fast memory lets it keep up with speech.",
@@ -117,7 +119,8 @@ class HiggsBackend:
             name=options.model_path,
             device=str(device),
             features=frozenset(Feature),
-            max_new_tokens=min(options.max_new_tokens, engine.max_len - 1),
+            # The other half is for what is read: a request that asks for no length fits in a short context, too.
+            max_new_tokens=min(options.max_new_tokens, engine.max_len // 2),
             dtype=str(network.dtype).removeprefix("torch.") if quantization == "none" else quantization,
             max_running=slots,
             note=CPU_NOTE[quantization != "none"] if device.type == "cpu" else None,
@@ -134,7 +137,7 @@ class HiggsBackend:
 
     def speak(self, script: Script, cancellation: Cancellation) -> Iterator[AudioChunk]:
         """Chunk by chunk, what was spoken last staying in the prompt."""
-        clips = [self._clips.of(voice) for voice in script.voices]
+        clips = [self._clips.of(voice, again=True) for voice in script.voices]
         spoken: dict[int, Codes] = {}
         count = len(script.chunks)
         ended: FinishReason = "stop"
@@ -176,11 +179,19 @@ class HiggsBackend:
     # --- one chunk --------------------------------------------------------------------------------------------------
 
     def _fit(self, script: Script, index: int, clips: list[Codes], spoken: dict[int, Codes]) -> Take:
-        """As much of the context as fits, down to none."""
+        """As much of the context as fits, down to none.
+
+        It leaves room for a slow reader where a clip holds the voice anyway. Where only the context does, room for what
+        the text usually takes is enough.
+        """
+        usual = math.ceil(_SPARE * usual_seconds(script.chunks[index]) * FRAMES_PER_SECOND)
         for kept in range(min(script.context_chunks, index), 0, -1):
             take = self._take(replace(script, context_chunks=kept), index, clips, spoken, checked=False)
-            if self._needed(take) <= self._room(take):
+            room, needed = self._room(take), self._needed(take)
+            if needed <= room:
                 return take
+            if not script.voices and usual <= room:
+                return replace(take, sampling=script.sampling.model_copy(update={"max_new_tokens": room}))
         return self._take(replace(script, context_chunks=0), index, clips, spoken)
 
     def _take(
@@ -226,10 +237,16 @@ class HiggsBackend:
             cancellation.on_cancel(sound.cancel)
             # Codes even where there were none: a model that ends at once has spoken zero frames.
             unheard = [np.zeros((0, handle.rows.shape[1]), np.int64)]
+            heard = given = 0
 
             def piece(samples: Samples, finish_reason: FinishReason | None = None) -> AudioChunk:
+                nonlocal heard, given
+                heard += len(samples)
                 codes = np.concatenate(unheard)
                 del unheard[1:]
+                if silence.tripped:  # what nobody hears is no part of the answer, nor of the next chunk's prompt
+                    codes = codes[: max(0, heard // BLOCK - given)]
+                given += len(codes)
                 return AudioChunk(samples, codes=codes, finish_reason=finish_reason)
 
             sound.on_ready(handle.nudge)

@@ -32,14 +32,17 @@ class ClipCodes:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def of(self, voice: Voice) -> Codes:
-        """Raises BadAudio where the clip cannot be read or is too short for one frame."""
+    def of(self, voice: Voice, *, again: bool = False) -> Codes:
+        """`again`: asked for before by the same request, so no other hit.
+
+        Raises BadAudio where the clip cannot be read or is too short for one frame.
+        """
         key, samples = self._source(voice)
-        if (codes := self._get(key)) is not None:
+        if (codes := self._get(key, again)) is not None:
             return codes
         # One at a time: encoding takes every core, and a second request for the same clip finds it done.
         with self._encoding:
-            if (codes := self._get(key)) is not None:
+            if (codes := self._get(key, again)) is not None:
                 return codes
             self.misses += 1
             codes = self._codec().encode(samples())
@@ -55,10 +58,11 @@ class ClipCodes:
                 self._kept.popitem(last=False)
         return codes
 
-    def _get(self, key: bytes) -> Codes | None:
+    def _get(self, key: bytes, again: bool) -> Codes | None:
         with self._lock:
             if key in self._kept:
-                self.hits += 1
+                if not again:
+                    self.hits += 1
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 

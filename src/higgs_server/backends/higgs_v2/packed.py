@@ -12,12 +12,13 @@ import json
 import math
 import mmap
 import os
+import shutil
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from huggingface_hub import cached_assets_path
@@ -86,39 +87,49 @@ def cache_folder(kind: str) -> Path:
 
 
 def packed_weights(folder: Path, quantization: Quantization, progress: Progress | None = None) -> PackedWeights:
-    """The packed weights of a checkpoint's folder, built if they are not there.
+    """The packed weights of a checkpoint's folder, built if they are not there or cannot be read.
 
     Raises LoadError where the folder is no Higgs Audio v2 language model or the cache cannot be written.
     """
     name = f"{fingerprint(folder)}-{quantization}-v{FORMAT}.safetensors"
     try:
         file = cache_folder("weights") / name
-        if not file.is_file():
-            _remove_leftovers(file.parent)
-            skeleton = HiggsNetwork(HiggsConfig.from_folder(folder), torch.device("meta"), torch.float32)
-            pack(file, skeleton, _weights_of(folder, skeleton), quantization, progress)
-            _remove_other_formats(file)
+        # One that was cut off, or that only another user may read, is replaced.
+        with suppress(FileNotFoundError, PermissionError, LoadError):
+            return PackedWeights(file)
+        _remove_leftovers(file.parent)
+        skeleton = HiggsNetwork(HiggsConfig.from_folder(folder), torch.device("meta"), torch.float32)
+        pack(file, skeleton, _weights_of(folder, skeleton), quantization, progress)
+        _remove_predecessors(file)
+        return PackedWeights(file)
     except OSError as error:
         raise LoadError(
-            f"The quantised weights cannot be kept: {error}. Free some space, or set HF_HOME to a folder that has it.",
-            f"无法保存量化后的权重：{error}。请腾出空间，或将 HF_HOME 指向空间充足的目录。",
+            f"The quantised weights cannot be kept: {error}. Free some space, or set HF_ASSETS_CACHE to a folder that "
+            "has it and that you may write to.",
+            f"无法保存量化后的权重：{error}。请腾出空间，或将 HF_ASSETS_CACHE 指向空间充足且可写的目录。",
         ) from None
-    return PackedWeights(file)
 
 
 def fingerprint(folder: Path) -> str:
-    """Tells checkpoints apart without reading all of them: config, headers, sizes, each tensor's beginning."""
+    """Tells checkpoints apart without reading all of them.
+
+    First by config, headers, sizes and each tensor's beginning; then, for what differs only behind that, such as a
+    damaged download and the next one, by when the files were written.
+    """
     digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
+    written = hashlib.blake2b(digest_size=8)
     stored = read_index(folder)
     for file in sorted({place.file for place in stored.values()}):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size}".encode())
+        written.update(f"{status.st_mtime_ns} ".encode())
         with file.open("rb", buffering=0) as stream:
             for name, place in sorted(stored.items()):
                 if place.file == file:
                     stream.seek(place.begin)
                     digest.update(f"{name} {place.begin} {place.shape} {place.dtype}".encode())
                     digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    return f"{digest.hexdigest()}-{written.hexdigest()}"
 
 
 def bits_for(parameter: str, quantization: Quantization) -> int | None:
@@ -144,28 +155,28 @@ def pack(
     total, done = sum(parameter.numel() for parameter in parameters.values()), 0
     entries: dict[str, object] = {}
     room, offset = _HEADER_BYTES * len(parameters), 0
-    partial = tempfile.NamedTemporaryFile(dir=file.parent, suffix=_PARTIAL, delete=False)  # noqa: SIM115
+    partial = file.with_name(uuid4().hex + _PARTIAL)  # not tempfile's: other users of the cache may read it
     try:
-        with partial:
-            partial.seek(room)
+        with partial.open("xb") as stream:
+            stream.seek(room)
             for name, parameter in parameters.items():
                 for key, tensor in _packed(name, weight_of(name), quantization):
                     place = [offset, offset + tensor.nbytes]
                     entries[key] = {"dtype": _NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": place}
                     offset += tensor.nbytes
-                    partial.write(tensor.view(torch.uint8).numpy().data)
+                    stream.write(tensor.view(torch.uint8).numpy().data)
                 done += parameter.numel()
                 if progress:
                     progress(f"packing weights ({quantization})", done / total)
             header = json.dumps(entries).encode().ljust(room - 8)
-            partial.seek(0)
-            partial.write(struct.pack("<Q", len(header)) + header)
-            partial.flush()
-            os.fsync(partial.fileno())
-        os.replace(partial.name, file)
+            stream.seek(0)
+            stream.write(struct.pack("<Q", len(header)) + header)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
     except BaseException:
         with suppress(OSError):
-            os.unlink(partial.name)
+            partial.unlink()
         raise
 
 
@@ -193,11 +204,14 @@ def _weights_of(folder: Path, skeleton: HiggsNetwork) -> Callable[[str], Tensor]
     return weight_of
 
 
-def _remove_other_formats(file: Path) -> None:
-    for other in file.parent.glob(f"{file.name.rpartition('-v')[0]}-v*.safetensors"):
+def _remove_predecessors(file: Path) -> None:
+    """Removes other formats, and what was packed of the checkpoint before its files were written again."""
+    checkpoint, _, quantization, _ = file.stem.split("-")
+    for other in file.parent.glob(f"{checkpoint}-*{quantization}-v*.safetensors"):
         if other != file:
             with suppress(OSError):  # where another version of the server has it open and the system minds
                 other.unlink()
+                shutil.rmtree(cache_folder("prefixes") / other.stem, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:

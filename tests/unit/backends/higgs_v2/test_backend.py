@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from higgs_server.engine.interface import AudioRun
 from higgs_server.engine.sequence import positions_of
 from higgs_server.synthesizer import join
 from higgs_server.text.duration import slow_seconds
-from higgs_server.types import Cancellation, InvalidRequest, LoadError, LoadOptions, SamplingParams, Script, Speech
+from higgs_server.types import (
+    Cancellation,
+    Clip,
+    InvalidRequest,
+    LoadError,
+    LoadOptions,
+    SamplingParams,
+    Script,
+    Speech,
+    Voice,
+)
 from make_tiny_checkpoint import make_tiny_checkpoint
 
 
@@ -66,6 +77,19 @@ def test_no_chunk_but_the_last_is_without_sound(backend: HiggsBackend) -> None:
     assert last.finish_reason is not None
 
 
+def test_a_clip_counts_once_a_request(folder: Path) -> None:
+    backend = loaded(folder)
+    try:
+        for level in (0.1, 0.2, 0.1):
+            voice = Voice("upload", clip=Clip(np.full(24_000, level, np.float32)))
+            what = replace(script("Hello.", max_new_tokens=12), voices=(voice,))
+            backend.check(what)
+            spoken(backend, what)
+        assert (backend.stats().clip_hits, backend.stats().clip_misses) == (1, 2)
+    finally:
+        backend.close()
+
+
 def prompts(backend: HiggsBackend, what: Script, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Speaks; what each prompt that reached the engine had: chunks of context, positions."""
     sent = []
@@ -94,6 +118,34 @@ def test_the_context_shrinks_until_the_answer_fits(folder: Path, monkeypatch: py
     tight.close()
     assert [context for context, _ in cut][:3] == [0, 1, 1]
     assert all(positions + 60 - 1 <= whole[2][1] + 60 - 2 for _, positions in cut)
+
+
+def test_where_only_the_context_holds_the_voice_it_stays_if_the_text_usually_fits(folder: Path) -> None:
+    backend = loaded(folder, max_context=900)
+    text = "And then it was over, and nobody spoke of it again."
+    spoken_before = {0: np.zeros((100, 8), np.int64)}
+    clip = Voice("clip", "Hello.", clip=Clip(np.zeros(24_000, np.float32)))
+    try:
+        for voices, context in (((), 1), ((clip,), 0)):
+            what = replace(script(text, text, max_new_tokens=600), voices=voices)
+            clips = [backend._clips.of(voice) for voice in voices]
+            take = backend._fit(what, 1, clips, spoken_before)
+            assert sum(isinstance(run, AudioRun) for run in take.runs) - 1 - len(clips) == context
+            most = take.sampling.max_new_tokens
+            assert most is not None
+            assert (most == 600) is bool(voices)
+            assert positions_of(take.runs) - 1 + most <= 900
+    finally:
+        backend.close()
+
+
+def test_a_short_context_has_room_for_requests_that_ask_for_no_length(folder: Path) -> None:
+    backend = loaded(folder, max_context=1_024)
+    try:
+        assert backend.info.max_new_tokens == 512
+        backend.check(script("word " * 60, max_new_tokens=backend.info.max_new_tokens))
+    finally:
+        backend.close()
 
 
 def test_a_prompt_that_cannot_fit_is_refused_with_numbers(folder: Path) -> None:
@@ -139,6 +191,8 @@ def test_silence_without_end_is_cut_off(backend: HiggsBackend, monkeypatch: pyte
     cut_off = [speech for speech in speeches if speech.finish_reason == "guard"]
     assert cut_off
     assert all(len(speech.samples) <= 0.4 * 24_000 for speech in cut_off)
+    # Nor does it go into the next chunk's prompt; what the first window looked ahead is out by then.
+    assert all(speech.codes is not None and len(speech.codes) <= 20 for speech in cut_off)
 
 
 def test_what_cut_one_chunk_short_is_what_the_whole_says(backend: HiggsBackend) -> None:

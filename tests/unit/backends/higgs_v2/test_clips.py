@@ -81,6 +81,12 @@ def test_many_requests_for_a_new_voice_wait_for_one_encoding(cache: ClipCodes, c
     assert all(codes is found[0] for codes in found)
 
 
+def test_a_request_that_asks_twice_is_counted_once(cache: ClipCodes) -> None:
+    for voice in (uploaded(0.1), uploaded(0.2), uploaded(0.1)):
+        assert cache.of(voice) is cache.of(voice, again=True)
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
 def test_what_is_no_clip_is_said(cache: ClipCodes) -> None:
     with pytest.raises(BadAudio, match="too short"):
         cache.of(uploaded(0.1, frames=0))

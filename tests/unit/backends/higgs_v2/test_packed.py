@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from higgs_server.backends.higgs_v2 import packed
+from higgs_server.backends.higgs_v2.checkpoint import Stored, read_header, read_index
 from higgs_server.backends.higgs_v2.packed import PackedWeights, packed_weights
 from higgs_server.backends.higgs_v2.quantize import SCALES, ZEROS, Quantization
 from higgs_server.types import LoadError
@@ -114,8 +116,28 @@ def test_another_checkpoint_has_other_weights(cache: Path, folder: Path, change:
 def test_a_copy_of_the_folder_is_the_same_checkpoint(cache: Path, folder: Path, tmp_path: Path) -> None:
     built(folder)
     shutil.copytree(folder, tmp_path / "copy")
-    os.utime(tmp_path / "copy" / "model.safetensors", (1, 1))  # as one that was downloaded again
     assert built(tmp_path / "copy")[1] == []
+
+
+def test_a_download_that_was_damaged_in_the_middle_is_packed_again_when_it_is_mended(
+    cache: Path, folder: Path, tmp_path: Path
+) -> None:
+    """As the hub's cache has it: a link to a file that is written anew, under the same name and as large."""
+    blob = (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(blob)
+    sound, place = blob.read_bytes(), read_index(folder)["model.embed_tokens.weight"]
+    middle, end = place.begin + packed._SAMPLE_BYTES, place.begin + 4 * math.prod(place.shape)
+    assert middle < end
+    blob.write_bytes(sound[:middle] + bytes(end - middle) + sound[end:])
+    os.utime(blob, (1, 1))
+    garbled, _ = built(folder)
+    prefixes = cache / garbled.fingerprint
+    prefixes.mkdir()
+    blob.write_bytes(sound)
+    mended, _ = built(folder)
+    assert torch.equal(mended["text_embedding"], tiny_weights(1)["model.embed_tokens.weight"])
+    assert garbled.fingerprint != mended.fingerprint
+    assert [file.stem for file in cache.iterdir()] == [mended.fingerprint]
 
 
 @pytest.mark.parametrize(
@@ -150,19 +172,71 @@ def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_stays
 
 def test_weights_in_the_format_of_another_version_make_room(cache: Path, folder: Path) -> None:
     weights, _ = built(folder)
-    checkpoint = weights.fingerprint.removesuffix(f"-int8-v{packed.FORMAT}")
+    checkpoint, written, _ = weights.fingerprint.split("-", 2)
     (cache / f"{weights.fingerprint}.safetensors").unlink()
-    mine, others = cache / f"{checkpoint}-int8-v1.safetensors", ("x-int8-v1", f"{checkpoint}-int4-v1")
-    mine.write_bytes(b"old")
+    others = ("x-int8-v1", f"{checkpoint}-int4-v1", f"{checkpoint}-{written}-int4-v1")
+    for mine in (f"{checkpoint}-int8-v2", f"{checkpoint}-{written}-int8-v1"):
+        (cache / f"{mine}.safetensors").write_bytes(b"old")
     for name in others:
         (cache / f"{name}.safetensors").write_bytes(b"another's")
     built(folder)
     assert {file.stem for file in cache.iterdir()} == {weights.fingerprint, *others}
 
 
-def test_a_file_that_was_cut_off_is_named(cache: Path, folder: Path) -> None:
+@pytest.mark.parametrize("left", [0.0, 0.5, 1.0])
+def test_a_file_that_was_cut_off_is_packed_again(cache: Path, folder: Path, left: float) -> None:
+    weights, _ = built(folder)
+    (file,) = cache.iterdir()
+    sound = file.read_bytes()
+    os.truncate(file, int(left * (len(sound) - 1)))
+    again, progress = built(folder)
+    assert progress
+    assert again.fingerprint == weights.fingerprint
+    assert file.read_bytes() == sound
+    assert built(folder)[1] == []
+
+
+def test_other_users_may_read_what_their_umask_lets_them(cache: Path, folder: Path, tmp_path: Path) -> None:
     built(folder)
     (file,) = cache.iterdir()
-    os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(LoadError, match="damaged"):
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert file.stat().st_mode == usual.stat().st_mode
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of files that cannot be read: their modes do not keep root, who may run this, from it."""
+    locked: set[int] = set()
+
+    def read(file: Path) -> Iterator[tuple[str, Stored]]:
+        if file.stat().st_ino in locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read_header(file)
+
+    monkeypatch.setattr(packed, "read_header", read)
+    return locked
+
+
+def test_what_only_another_user_may_read_is_packed_again(cache: Path, folder: Path, locked: set[int]) -> None:
+    built(folder)
+    (file,) = cache.iterdir()
+    with file.open("rb"):  # open, it keeps its number
+        locked.add(file.stat().st_ino)
+        assert built(folder)[1]
+    assert built(folder)[1] == []
+
+
+def test_a_cache_that_is_another_users_is_told(
+    cache: Path, folder: Path, locked: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(folder)
+    (file,) = cache.iterdir()
+    locked.add(file.stat().st_ino)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(packed, "pack", refused)
+    with pytest.raises(LoadError, match="HF_ASSETS_CACHE"):
         built(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,9 +66,17 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):
         server.run()
-    return 0 if server.started else 1
+    status = 0 if server.started else 1
+    if app.state.model.loading:
+        # Python's own end takes a thread that is inside a library down with an abort.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "api_server.py") -> int:
     """`python api_server.py …`."""
-    return serve(Settings.from_cli(sys.argv[1:] if arguments is None else arguments, program=program))
+    try:
+        return serve(Settings.from_cli(sys.argv[1:] if arguments is None else arguments, program=program))
+    except KeyboardInterrupt:
+        return 130

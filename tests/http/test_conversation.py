@@ -125,9 +125,10 @@ def test_clips_that_wait_for_their_sentences_are_bounded(faulty_server: FaultySe
     faulty_server.control("hold", "prefill")
     try:
         with connected(faulty_server.url) as session:
-            send(session, "input.text", text="One. Two. Thr")
-            for number in (1, 2, 2, 3, 2):  # of 25 MB
+            send(session, "input.text", text="One. An")
+            for number in (1, 2, 2, 3, 2):  # each is held for its sentence, and 25 MB may be
                 send(session, "session.config", ref_audio=f"{clip}{number}")
+                send(session, "input.text", text="d on. An")
             send(session, "session.config", speed="slow")
             refused = [receive_until(session, "error")[-1] for _ in range(2)]
             assert [(error["code"], error["param"]) for error in refused] == [

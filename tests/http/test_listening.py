@@ -229,6 +229,14 @@ def test_what_does_not_finish_in_time_is_cut_off() -> None:
         assert server.process.wait(60) == 0, server.log
 
 
+@pytest.mark.parametrize("turn", range(3))
+def test_a_server_that_is_stopped_while_it_loads_ends_in_order(turn: int) -> None:
+    with ServerProcess(["--model-path", "embedded"]) as server:
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0, server.log
+
+
 def test_a_second_signal_ends_it_at_once() -> None:
     with ending() as (server, end):
         server.process.send_signal(signal.SIGTERM)

@@ -56,8 +56,8 @@ class Admission:
     def __init__(self, max_waiting: int | None = None) -> None:
         """`max_waiting` None goes by `max_running`."""
         self.max_running = 1
-        """Set before the first turn by whoever knows what the model can do at once."""
-        self._max_waiting = max_waiting
+        """Set before the first turn by whoever knows what can be done at once."""
+        self.max_waiting = max_waiting
         self._running: dict[_Place, float] = {}
         """With the time each turn began."""
         self._waiting: dict[str, deque[_Place]] = {}
@@ -68,14 +68,14 @@ class Admission:
     @property
     def state(self) -> QueueState:
         """How it stands, for metrics and `/info`."""
-        most = self._max_waiting
+        most = self.max_waiting
         if most is None:
             most = max(LEAST_WAITING, WAITING_PER_RUNNING * self.max_running)
         return QueueState(len(self._running), sum(map(len, self._waiting.values())), self.max_running, most)
 
     @asynccontextmanager
-    async def turn(self, record: RequestRecord) -> AsyncIterator[None]:
-        """Waits for a turn and holds it; the record learns how long it waited.
+    async def turn(self, record: RequestRecord) -> AsyncIterator[float]:
+        """Waits for a turn and holds it; gives the seconds it waited.
 
         Raises Overloaded where there is no room to wait, DeadlineExceeded where the request's time is over before its
         turn. Whoever is cancelled while it waits leaves the queue at once.
@@ -86,8 +86,7 @@ class Admission:
             self._join(record.caller, place)
             async with before_deadline(record):
                 await place
-            record.queued = time.perf_counter() - arrived
-            yield
+            yield time.perf_counter() - arrived
         finally:
             self._leave(record.caller, place)
 

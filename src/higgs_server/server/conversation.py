@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager, suppress
 from itertools import pairwise
@@ -49,8 +50,8 @@ class Conversation:
         self._unfinished = ""
         self._unspoken = 0
         """Characters, the unfinished ones included."""
-        self._clips = 0
-        """Characters of the different clips since sentences wait, each of which is held until its own are spoken."""
+        self._clips: deque[str | None] = deque()
+        """Those of the sentences that wait."""
         self._complete = self._cut_short = False
         """Whether no more text is taken, and whether that is because the server ends."""
         self._sentences: asyncio.Queue[SpeechBody | None] = asyncio.Queue()
@@ -108,14 +109,11 @@ class Conversation:
             config = SpeechBody.model_validate_json(json.dumps({**_DEFAULTS, **message, "input": ""}))
         except ValidationError as error:
             raise invalid_request(error.errors(include_input=False)[0]) from None
-        before = 0 if self._sentences.empty() else self._clips
         if config.ref_audio == self._config.ref_audio:
             config = config.model_copy(update={"ref_audio": self._config.ref_audio})
-        else:
-            self._clips = before + len(config.ref_audio or "")
-            if before and self._clips > self._settings.max_upload_mb * 2**20:
-                self._clips = before
-                raise TooLarge("Sentences with other clips wait to be spoken. Send this later.", param="ref_audio")
+        held = {id(clip): len(clip) for clip in (*self._clips, config.ref_audio) if clip}
+        if len(held) > 1 and sum(held.values()) > self._settings.max_upload_mb * 2**20:
+            raise TooLarge("Sentences with other clips wait to be spoken. Send this later.", param="ref_audio")
         self._config = config
 
     def _add(self, text: object) -> None:
@@ -139,12 +137,14 @@ class Conversation:
         self._sentences.put_nowait(_END)
 
     def _put(self, sentence: str) -> None:
+        self._clips.append(self._config.ref_audio)
         self._sentences.put_nowait(self._config.model_copy(update={"input": sentence}))
 
     async def _speak_all(self) -> None:
         index = 0
         while (sentence := await self._sentences.get()) is not _END:
             self._unspoken -= len(sentence.input)
+            self._clips.popleft()
             # Quotes, emoji and white space between sentences.
             if not count_words(sentence.input):
                 continue

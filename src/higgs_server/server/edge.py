@@ -124,6 +124,7 @@ class Edge:
             if isinstance(error, asyncio.CancelledError):
                 if not stopping():
                     raise
+                unread = False
                 error = NotReady(  # its time to finish what it has begun is over
                     "The server has ended before the answer was complete: ask again.",
                     "服务已停止，未能完成这次请求，请重试。",

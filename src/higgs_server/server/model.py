@@ -13,7 +13,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from higgs_server.backends import USE_EMBEDDED
-from higgs_server.server.admission import Admission, Overloaded, before_deadline
+from higgs_server.server.admission import Admission, before_deadline
 from higgs_server.settings import EMBEDDED, Settings
 from higgs_server.synthesizer import Synthesizer
 from higgs_server.telemetry import current_request, progress_bar
@@ -51,16 +51,18 @@ class ServedModel:
         self._closed = False
         self._lock = threading.Lock()
         self._loading = LoadState()
+        self._loader = threading.Thread(target=self._load, name="load-model", daemon=True)
         self.admission = Admission(settings.max_waiting)
         # Not those of everybody: sound that is on its way needs them, and one clip waits for another.
         self._planners = ThreadPoolExecutor(PLANNED_AT_ONCE, thread_name_prefix="plan")
-        self._planning = 0
+        self._planning = Admission()
+        self._planning.max_running = PLANNED_AT_ONCE
         self.stopping = asyncio.Event()
         """The server finishes what it has begun, and ends."""
 
     def start(self) -> None:
         """Begins to load; returns at once."""
-        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+        self._loader.start()
 
     def get(self) -> Synthesizer:
         """The loaded model. Raises NotReady (503): with Retry-After where waiting helps, else with the way out."""
@@ -82,22 +84,13 @@ class ServedModel:
     ) -> Result:
         """What `call` returns, off the event loop: whatever comes before an utterance's turn and may take a while.
 
-        Raises Overloaded where as many wait already as may wait for a turn, and DeadlineExceeded. Whoever is cancelled
-        before it begins is not worked for.
+        In turns of its own, as fair as those. Raises Overloaded and DeadlineExceeded. Whoever is cancelled before it
+        begins is not worked for.
         """
-        if self._planning >= PLANNED_AT_ONCE + self.admission.state.max_waiting:
-            raise Overloaded(
-                f"The server is busy: {self._planning} requests wait to be read. Try again in 10 seconds.",
-                f"服务器繁忙：{self._planning} 个请求正在等待读取，请在 10 秒后重试。",
-                retry_after=10,
-            )
+        record = current_request.get()
         work = partial(contextvars.copy_context().run, call, *arguments, **options)
-        self._planning += 1
-        try:
-            async with before_deadline(current_request.get()):
-                return await asyncio.get_running_loop().run_in_executor(self._planners, work)
-        finally:
-            self._planning -= 1
+        async with self._planning.turn(record), before_deadline(record):
+            return await asyncio.get_running_loop().run_in_executor(self._planners, work)
 
     @property
     def state(self) -> LoadState:
@@ -114,6 +107,11 @@ class ServedModel:
     def synthesizer(self) -> Synthesizer | None:
         """The loaded model, None until then."""
         return self._synthesizer
+
+    @property
+    def loading(self) -> bool:
+        """Whether the thread that loads it runs, which nothing can end but the end of the process."""
+        return self._loader.is_alive()
 
     def stop(self) -> None:
         """The server is about to end: nobody should begin anything here."""
@@ -160,6 +158,8 @@ class ServedModel:
             closed = self._closed
             if not closed:
                 self.admission.max_running = synthesizer.backend.info.max_running
+                # Who has a place to speak has one to be read.
+                self._planning.max_waiting = self.admission.max_running + self.admission.state.max_waiting
                 self._synthesizer = synthesizer
         if closed:
             synthesizer.close()

@@ -41,7 +41,7 @@ async def speak(model: ServedModel, script: Script) -> AsyncIterator[AudioChunk]
     Raises Overloaded, DeadlineExceeded, NotReady, and what the backend raises.
     """
     record = current_request.get()
-    async with model.admission.turn(record):
+    async with model.admission.turn(record) as record.queued:
         synthesizer = model.get()
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[object] = asyncio.Queue()

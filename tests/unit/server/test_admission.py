@@ -31,8 +31,8 @@ class Crowd:
     async def _request(self, name: str, deadline: float | None) -> None:
         self._ends[name] = asyncio.Event()
         record = RequestRecord(name, caller=name[0], deadline=deadline)
-        async with self.admission.turn(record):
-            assert record.queued is not None
+        async with self.admission.turn(record) as waited:
+            assert waited >= 0
             self.began.append(name)
             await self._ends[name].wait()
 

@@ -60,7 +60,7 @@ def test_planning_leaves_the_threads_that_streams_need() -> None:
     asyncio.run(story())
 
 
-def test_planning_is_bounded_and_given_up_with_whoever_asked() -> None:
+def test_planning_is_bounded_and_fair_and_given_up_with_whoever_asked() -> None:
     enough, begun = threading.Event(), []
 
     def encode(number: int) -> int:
@@ -69,27 +69,31 @@ def test_planning_is_bounded_and_given_up_with_whoever_asked() -> None:
         return number
 
     async def story() -> None:
-        model = ServedModel(Settings(max_waiting=2))
-        plans = [asyncio.ensure_future(model.plan(encode, number)) for number in range(PLANNED_AT_ONCE + 1)]
-        await asyncio.sleep(0)
-        token = current_request.set(RequestRecord("hasty", deadline=0.01))
-        try:
-            with pytest.raises(DeadlineExceeded):
-                await model.plan(encode, 100)
-        finally:
-            current_request.reset(token)
-        leaver = asyncio.ensure_future(model.plan(encode, 101))
+        model = ServedModel(Settings())
+        model._planning.max_waiting = 3
+
+        def plan(number: int, caller: str, deadline: float | None = None) -> asyncio.Task[int]:
+            current_request.set(RequestRecord("-", caller=caller, deadline=deadline))
+            return asyncio.ensure_future(model.plan(encode, number))
+
+        running = [plan(number, "greedy") for number in range(PLANNED_AT_ONCE)]
+        waiting = [plan(number, "greedy") for number in (100, 101)]
+        with pytest.raises(DeadlineExceeded):
+            await plan(102, "hasty", deadline=0.01)
+        waiting.append(plan(103, "greedy"))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await model.plan(encode, 102)
-        leaver.cancel()
-        await asyncio.wait([leaver])
-        plans.append(asyncio.ensure_future(model.plan(encode, 103)))
+            await plan(104, "greedy")
+        polite = plan(200, "polite")  # in place of the youngest of who has most
+        with pytest.raises(Overloaded):
+            await waiting.pop()
+        waiting[-1].cancel()
+        await asyncio.wait([waiting.pop()])
         enough.set()
-        assert await asyncio.gather(*plans) == [*range(PLANNED_AT_ONCE + 1), 103]
+        assert await asyncio.gather(*running, *waiting, polite) == [*range(PLANNED_AT_ONCE), 100, 200]
 
     asyncio.run(story())
-    assert sorted(begun) == [*range(PLANNED_AT_ONCE + 1), 103]
+    assert sorted(begun) == [*range(PLANNED_AT_ONCE), 100, 200]
 
 
 def test_large_bodies_are_read_few_at_a_time_and_small_ones_at_once() -> None:

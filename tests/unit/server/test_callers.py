@@ -38,8 +38,11 @@ def test_each_key_has_a_name(tmp_path: Path) -> None:
         "bare-key": "line-5",
         "another": "alice",
     }
-    chinese = with_keys(api_key="first,密钥")
-    assert name_of(chinese, "密钥".encode().decode("latin-1")) == "key-2", "headers come decoded as Latin-1"
+    foreign = with_keys(api_key="schlüssel,密钥")
+    # Headers come decoded as Latin-1. Browsers send it where they can, curl always sends UTF-8.
+    for sent, name in (("schlüssel", "key-1"), ("schlüssel".encode().decode("latin-1"), "key-1")):
+        assert name_of(foreign, sent) == name
+    assert name_of(foreign, "密钥".encode().decode("latin-1")) == "key-2"
     for wrong in ("", "firs", "first, second", "alice", "alice: a-key", "# ours"):
         assert name_of(callers, wrong) is None
     assert callers.name({"authorization": "bearer  a-key"}, "-") == "alice"

@@ -25,10 +25,11 @@ class SceneLibrary:
 
     def list(self) -> list[Scene]:
         """All scenes by name; empty files are left out."""
-        default = _shipped_default()
-        found = {default.name: default} if default else {}
+        found: dict[str, Scene] = {}
         for folder in reversed(self._layers):
             found |= folder.read(partial(_scenes, folder))
+        if DEFAULT_SCENE not in found and (default := _shipped_default()):
+            found[default.name] = default
         return [found[name] for name in sorted(found)]
 
     def get(self, name: str | None, param: str = "scene_prompt") -> Scene | None:

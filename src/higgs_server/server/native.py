@@ -28,9 +28,9 @@ from higgs_server.server.streaming import (
     SpokenResponse,
     event,
     first_then_rest,
+    plan,
     speak,
     speak_whole,
-    while_connected,
 )
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import join
@@ -75,7 +75,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Speaks a text. The answer is JSON with a whole file in base64, or by `Accept: audio/*` the file itself."""
         body = await read_speech_request(request, GenerateBody, settings)
-        script = await while_connected(request, model.plan(model.get().plan, body))
+        script = await plan(request, model, model.get().plan, body)
         return await _answer(request, model, script, body)
 
     @router.post("/generate-upload", responses=generated_answer(), openapi_extra=upload_body())
@@ -83,10 +83,12 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         """Speaks a text with the voice of an uploaded clip, and answers as `/generate` does."""
         form, data, transcript = await read_upload(request, settings)
         synthesizer = model.get()
-        voice = None
-        if data is not None:
-            voice = await while_connected(request, model.plan(uploaded_voice, data, transcript, settings))
-        script = await while_connected(request, model.plan(synthesizer.plan, form, voice))
+
+        def plan_upload() -> Script:
+            voice = None if data is None else uploaded_voice(data, transcript, settings)
+            return synthesizer.plan(form, voice)
+
+        script = await plan(request, model, plan_upload)
         return await _answer(request, model, script, form)
 
     @router.post(
@@ -98,7 +100,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def generate_stream(request: Request) -> Response:
         """Speaks a text and sends the PCM as it is made: server-sent events `progress`, `audio`, `done`, `error`."""
         speech_request = await read_speech_request(request, SpeechRequest, settings)
-        script = await while_connected(request, model.plan(model.get().plan, speech_request))
+        script = await plan(request, model, model.get().plan, speech_request)
         pieces = await first_then_rest(speak(model, script), request)
         return SpokenResponse(
             _events(request, script, pieces), pieces, media_type="text/event-stream", headers=STREAM_HEADERS

@@ -32,8 +32,8 @@ from higgs_server.server.streaming import (
     SpokenResponse,
     event,
     first_then_rest,
+    plan,
     speak,
-    while_connected,
 )
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import Synthesizer
@@ -133,7 +133,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
     async def speech(request: Request) -> Response:
         """Speaks a text; the answer is the encoded sound, sent while it is made."""
         body = await read_json(request, SpeechBody)
-        script = await while_connected(request, model.plan(plan_speech, body, model.get(), settings))
+        script = await plan(request, model, plan_speech, body, model.get(), settings)
         spoken = speak(model, script) if count_words(script.text) else _pause()
         pieces = await first_then_rest(spoken, request)
         sound = EncodedSpeech(pieces, body)

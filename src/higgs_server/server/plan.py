@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from higgs_server.library.profiles import ProfileLibrary
 from higgs_server.library.scenes import SceneLibrary
 from higgs_server.library.voices import VoiceLibrary
+from higgs_server.server import streaming
 from higgs_server.server.bodies import read_speech_request
 from higgs_server.server.model import ServedModel
 from higgs_server.server.openapi import ERRORS, json_body
 from higgs_server.server.schemas import Plan, PlannedChunk
-from higgs_server.server.streaming import while_connected
 from higgs_server.settings import Settings
 from higgs_server.synthesizer import draft
 from higgs_server.text.dialogue import speakers
@@ -33,7 +33,7 @@ def routes(settings: Settings, model: ServedModel) -> APIRouter:
         A dry run of `/generate`: the same body, refused for the same reasons, and nothing is spoken.
         """
         speech_request = await read_speech_request(request, SpeechRequest, settings)
-        return await while_connected(request, model.plan(_planned, speech_request))
+        return await streaming.plan(request, model, _planned, speech_request)
 
     def _planned(request: SpeechRequest) -> Plan:
         synthesizer = model.synthesizer

@@ -12,9 +12,9 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -28,11 +28,23 @@ from higgs_server.types import AudioChunk, Cancellation, Cancelled, Script
 _WAITING_CHUNKS = 8
 _END = object()
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 class ClientGone(Exception):
     """Nobody is there to answer."""
+
+
+async def plan(
+    request: Request,
+    model: ServedModel,
+    call: Callable[Arguments, Result],
+    *arguments: Arguments.args,
+    **options: Arguments.kwargs,
+) -> Result:
+    """What `model.plan` gives. Raises ClientGone, and gives it up, when the client closes the connection first."""
+    return await _while_connected(request, model.plan(call, *arguments, **options))
 
 
 async def speak(model: ServedModel, script: Script) -> AsyncIterator[AudioChunk]:
@@ -95,36 +107,12 @@ async def speak_whole(request: Request, model: ServedModel, script: Script) -> l
         async with aclosing(speak(model, script)) as pieces:  # type: ignore[type-var]
             return [piece async for piece in pieces]
 
-    return await while_connected(request, collect())
+    return await _while_connected(request, collect())
 
 
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-async def while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """What the coroutine returns. Raises ClientGone, and cancels it, when the client closes the connection first."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    gone = asyncio.ensure_future(disconnected())
-    await asyncio.sleep(0)
-    if gone.done():  # it left during what came before
-        coroutine.close()
-        raise ClientGone
-    work = asyncio.ensure_future(coroutine)
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise ClientGone
-    finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
 
 
 class FirstThenRest:
@@ -160,7 +148,7 @@ async def first_then_rest(pieces: AsyncIterator[AudioChunk], request: Request) -
                 break
         return first
 
-    return FirstThenRest(await while_connected(request, begin()), pieces)
+    return FirstThenRest(await _while_connected(request, begin()), pieces)
 
 
 class SpokenResponse(StreamingResponse):
@@ -180,3 +168,27 @@ class SpokenResponse(StreamingResponse):
             # A generator that never began has nothing to close, what it would have read has.
             await self._content.aclose()  # type: ignore[attr-defined]
             await self._pieces.aclose()
+
+
+async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """What the coroutine returns. Raises ClientGone, and cancels it, when the client closes the connection first."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.ensure_future(disconnected())
+    await asyncio.sleep(0)
+    if gone.done():  # it left during what came before
+        coroutine.close()
+        raise ClientGone
+    work = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientGone
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)

@@ -55,6 +55,14 @@ class Served:
         raw.settimeout(60)
         return raw
 
+    async def connection(self) -> HttpConnection:
+        """The server's side of the only one, once the server has it."""
+        while not (connections := list(self.listener.server_state.connections)):
+            await asyncio.sleep(0)
+        (connection,) = connections
+        assert isinstance(connection, HttpConnection)
+        return connection
+
     async def end(self) -> None:
         await asyncio.wait_for(self.listener.shutdown(), 60)
 
@@ -102,10 +110,7 @@ def test_what_a_client_has_taken_is_known_to_the_byte() -> None:
         async with Served() as served:
             raw = served.connect()
             raw.sendall(REQUEST.replace(b"/", b"/much", 1))
-            while not (connections := list(served.listener.server_state.connections)):
-                await asyncio.sleep(0)
-            (connection,) = connections
-            assert isinstance(connection, HttpConnection)
+            connection = await served.connection()
             async with asyncio.timeout(60):
                 while not connection.transport.get_write_buffer_size():
                     await asyncio.sleep(0)
@@ -125,10 +130,7 @@ def test_who_has_much_to_play_has_time_for_it() -> None:
     async def run() -> None:
         async with Served() as served:
             served.connect()
-            while not (connections := list(served.listener.server_state.connections)):
-                await asyncio.sleep(0)
-            (connection,) = connections
-            assert isinstance(connection, HttpConnection)
+            connection = await served.connection()
             now = connection.loop.time()
             waits = []
             for taken in (0, 10**7, 10**9):
@@ -147,10 +149,7 @@ def test_a_session_that_begins_on_an_idle_connection_outlives_its_lingering() ->
     async def run() -> None:
         async with Served() as served:
             raw = served.connect()
-            while not (connections := list(served.listener.server_state.connections)):
-                await asyncio.sleep(0)
-            (idle,) = connections
-            assert isinstance(idle, HttpConnection)
+            idle = await served.connection()
             end = asyncio.ensure_future(served.end())
             await asyncio.sleep(0)
             raw.sendall(HANDSHAKE)

@@ -68,6 +68,10 @@ class Take:
     frame_budget: int | None
 
 
+def _within(take: Take, room: int) -> Take:
+    return replace(take, sampling=take.sampling.model_copy(update={"max_new_tokens": room}))
+
+
 class HiggsBackend:
     """Implements `engine.interface.Backend`."""
 
@@ -191,7 +195,7 @@ class HiggsBackend:
             if needed <= room:
                 return take
             if not script.voices and usual <= room:
-                return replace(take, sampling=script.sampling.model_copy(update={"max_new_tokens": room}))
+                return _within(take, room)
         return self._take(replace(script, context_chunks=0), index, clips, spoken)
 
     def _take(
@@ -209,7 +213,7 @@ class HiggsBackend:
         room = self._room(take)
         if self._needed(take) <= room < (script.sampling.max_new_tokens or 0):
             # The frame budget ends it before the context does, so asking for more than fits is no error.
-            return replace(take, sampling=script.sampling.model_copy(update={"max_new_tokens": room}))
+            return _within(take, room)
         if checked:
             self._engine.check_room(positions_of(runs), script.sampling)
         return take
